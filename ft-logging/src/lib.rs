@@ -1,0 +1,2 @@
+//! The log and the protocol of a fault-tolerant VM.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The guests that ftvm carries inside its program.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The arbiter: a Raft-backed test-and-set service.
+#![forbid(unsafe_code)]

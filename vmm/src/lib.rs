@@ -1,0 +1,1 @@
+//! The deterministic machine and everything that keeps it running.

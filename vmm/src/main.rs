@@ -1,0 +1,2 @@
+//! The `ftvm` program.
+fn main() {}
