@@ -1,0 +1,233 @@
+//! The `kvm` backend: positions are the guest's accesses and HLTs.
+//!
+//! Interrupts are injected only at these. Exits for signals come at points that vary from run to
+//! run: nothing enters there, and they do not count. A REP string that KVM hands over as one exit
+//! is taken apart, so that its accesses count one by one whatever the kernel batches.
+
+mod convert;
+pub mod cpuid;
+pub mod host;
+
+use std::io;
+
+use ft_logging::types::Position;
+use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags};
+
+use super::{Access, Cpu, CpuError, CpuState, Exit, Target};
+use crate::sys::vcpu::{RawExit, Vcpu};
+use crate::sys::vm::{GuestMemory, Vm};
+
+/// A vCPU of KVM.
+#[derive(Debug)]
+pub struct KvmCpu {
+    vcpu: Vcpu,
+    vm: Vm,
+    position: Position,
+    /// What is left of a port exit with several accesses.
+    string: Option<StringIo>,
+    /// What [`Cpu::answer`] answers.
+    open: Option<OpenRead>,
+    /// The last exit's access is not yet completed in KVM's registers.
+    incomplete: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct StringIo {
+    port: u16,
+    size: u8,
+    count: u32,
+    next: u32,
+    write: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum OpenRead {
+    Port { offset: usize, size: usize },
+    Mmio,
+}
+
+fn backend(operation: &'static str) -> impl Fn(io::Error) -> CpuError {
+    move |source| CpuError::Backend { operation, source }
+}
+
+fn ioctl(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> CpuError {
+    move |error| CpuError::Backend {
+        operation,
+        source: error.into(),
+    }
+}
+
+impl KvmCpu {
+    /// Creates a vCPU with `ram`, which shows the guest the CPUID leaves of [`cpuid::filtered`].
+    ///
+    /// # Errors
+    ///
+    /// If KVM refuses.
+    pub fn new(kvm: &Kvm, ram: &GuestMemory) -> Result<Self, CpuError> {
+        let vm = Vm::new(kvm, ram).map_err(backend("creating a KVM virtual machine"))?;
+        deny_msrs(&vm);
+        let vcpu = vm.create_vcpu().map_err(backend("creating a vCPU"))?;
+        let leaves = cpuid::filtered(kvm).map_err(backend("reading the host's CPUID"))?;
+        vcpu.fd()
+            .set_cpuid2(&leaves)
+            .map_err(ioctl("setting the guest's CPUID"))?;
+        Ok(KvmCpu {
+            vcpu,
+            vm,
+            position: Position(0),
+            string: None,
+            open: None,
+            incomplete: false,
+        })
+    }
+
+    fn next_of_string(&mut self, mut string: StringIo) -> Exit {
+        let size = usize::from(string.size);
+        let offset = string.next as usize * size;
+        string.next += 1;
+        self.string = (string.next < string.count).then_some(string);
+        self.position = self.position.next();
+        let write = if string.write {
+            let mut bytes = [0; 8];
+            bytes[..size].copy_from_slice(&self.vcpu.io_data()[offset..offset + size]);
+            Some(u64::from_le_bytes(bytes))
+        } else {
+            self.open = Some(OpenRead::Port { offset, size });
+            None
+        };
+        Exit::Access(Access {
+            target: Target::Port(string.port),
+            size: string.size,
+            write,
+        })
+    }
+}
+
+/// DET-4: MSRs that tell the time or count events fault in the guest, where KVM can do that.
+fn deny_msrs(vm: &Vm) {
+    // TSC; APERF and MPERF; the counters; kvmclock in its two places.
+    let ranges: [(u32, u32); 5] = [(0x10, 1), (0xE7, 2), (0xC1, 8), (0x11, 2), (0x4B56_4D00, 8)];
+    let filter = ranges.map(|(base, msr_count)| MsrFilterRange {
+        flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+        base,
+        msr_count,
+        bitmap: &[0],
+    });
+    if let Err(error) = vm
+        .fd()
+        .set_msr_filter(MsrFilterDefaultAction::ALLOW, &filter)
+    {
+        tracing::debug!(%error, "this KVM cannot filter MSRs");
+    }
+}
+
+impl Cpu for KvmCpu {
+    fn run(&mut self, _limit: Position) -> Result<Exit, CpuError> {
+        assert!(self.open.is_none(), "a read was not answered");
+        if let Some(string) = self.string.take() {
+            return Ok(self.next_of_string(string));
+        }
+        let exit = self.vcpu.run();
+        self.incomplete = false;
+        match exit {
+            RawExit::Port {
+                port,
+                size,
+                count,
+                write,
+            } => {
+                self.incomplete = true;
+                Ok(self.next_of_string(StringIo {
+                    port,
+                    size,
+                    count,
+                    next: 0,
+                    write,
+                }))
+            }
+            RawExit::Mmio {
+                address,
+                size,
+                write,
+            } => {
+                self.incomplete = true;
+                self.position = self.position.next();
+                if write.is_none() {
+                    self.open = Some(OpenRead::Mmio);
+                }
+                Ok(Exit::Access(Access {
+                    target: Target::Memory(address),
+                    size,
+                    write,
+                }))
+            }
+            RawExit::Halt => {
+                self.position = self.position.next();
+                Ok(Exit::Halt)
+            }
+            RawExit::Shutdown => Ok(Exit::TripleFault),
+            RawExit::Interrupted => Ok(Exit::Interrupted),
+            RawExit::Failed(why) => Err(CpuError::Unsupported(why)),
+        }
+    }
+
+    fn position(&self) -> Position {
+        self.position
+    }
+
+    fn answer(&mut self, value: u64) {
+        match self.open.take().expect("no read is open") {
+            OpenRead::Port { offset, size } => {
+                self.vcpu.io_data()[offset..offset + size]
+                    .copy_from_slice(&value.to_le_bytes()[..size]);
+            }
+            OpenRead::Mmio => self.vcpu.answer_mmio_read(value),
+        }
+    }
+
+    fn at_boundary(&self) -> bool {
+        self.string.is_none()
+    }
+
+    fn takes_interrupts(&mut self) -> bool {
+        self.at_boundary() && self.vcpu.takes_interrupts()
+    }
+
+    fn interrupt(&mut self, vector: u8) -> Result<(), CpuError> {
+        self.vcpu
+            .interrupt(vector)
+            .map_err(backend("injecting an interrupt"))
+    }
+
+    fn save(&mut self) -> Result<CpuState, CpuError> {
+        assert!(
+            self.string.is_none() && self.open.is_none(),
+            "amid an access"
+        );
+        if std::mem::take(&mut self.incomplete) {
+            self.vcpu
+                .complete_access()
+                .map_err(backend("completing an access"))?;
+        }
+        convert::save(&self.vcpu)
+    }
+
+    fn restore(&mut self, state: &CpuState, position: Position) -> Result<(), CpuError> {
+        convert::restore(&self.vcpu, state)?;
+        self.position = position;
+        self.string = None;
+        self.open = None;
+        self.incomplete = false;
+        Ok(())
+    }
+
+    fn take_dirty(&mut self, dirty: &mut Vec<u64>) -> Result<(), CpuError> {
+        let log = self
+            .vm
+            .take_dirty_log()
+            .map_err(backend("reading the dirty page log"))?;
+        dirty.resize(dirty.len().max(log.len()), 0);
+        dirty.iter_mut().zip(log).for_each(|(all, new)| *all |= new);
+        Ok(())
+    }
+}

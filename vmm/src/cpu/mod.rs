@@ -1,0 +1,117 @@
+//! The CPU as the machine sees it: something that runs to the guest's next access, and whose
+//! position is exact.
+
+pub mod kvm;
+mod state;
+
+use ft_logging::types::Position;
+
+pub use state::{CPU_STATE_VERSION, CpuState, DescriptorTable, Segment};
+
+/// A CPU backend.
+///
+/// A backend upholds DET-1: from equal states, with equal answers and interrupts at equal
+/// positions, two CPUs return equal exits at equal positions.
+pub trait Cpu {
+    /// Runs until the guest's next access or HLT, or to `limit` where the backend can stop there.
+    ///
+    /// # Errors
+    ///
+    /// If this host cannot run the guest any further.
+    fn run(&mut self, limit: Position) -> Result<Exit, CpuError>;
+
+    /// How far the CPU has run. It grows with every [`Exit::Access`] and [`Exit::Halt`], and
+    /// includes the one returned last.
+    fn position(&self) -> Position;
+
+    /// Answers the read that [`Cpu::run`] returned last.
+    fn answer(&mut self, value: u64);
+
+    /// Whether the last exit ended its instruction: not amid a REP string.
+    fn at_boundary(&self) -> bool;
+
+    /// Whether an interrupt injected here, after the last exit was handled, would be taken before
+    /// the next instruction.
+    fn takes_interrupts(&mut self) -> bool;
+
+    /// Injects an interrupt. [`Cpu::takes_interrupts`] must hold.
+    ///
+    /// # Errors
+    ///
+    /// If the backend refuses.
+    fn interrupt(&mut self, vector: u8) -> Result<(), CpuError>;
+
+    /// The whole state of the CPU at an instruction boundary. What runs afterwards is the same
+    /// with and without the call.
+    ///
+    /// # Errors
+    ///
+    /// If the state cannot be read.
+    fn save(&mut self) -> Result<CpuState, CpuError>;
+
+    /// Goes on from a saved state and position.
+    ///
+    /// # Errors
+    ///
+    /// If this host cannot hold the state.
+    fn restore(&mut self, state: &CpuState, position: Position) -> Result<(), CpuError>;
+
+    /// Adds the RAM pages that the CPU wrote since the last call to `dirty`, a bit each. A
+    /// superset is allowed.
+    ///
+    /// # Errors
+    ///
+    /// If the backend cannot tell.
+    fn take_dirty(&mut self, dirty: &mut Vec<u64>) -> Result<(), CpuError>;
+}
+
+/// Why the CPU stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest accesses a device.
+    Access(Access),
+    /// The guest waits for an interrupt.
+    Halt,
+    /// The limit was reached.
+    Limit,
+    /// Somebody wants the thread's attention: no position, nothing may enter here.
+    Interrupted,
+    /// The guest's fault handlers faulted three times over.
+    TripleFault,
+}
+
+/// One access to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Where to.
+    pub target: Target,
+    /// Bytes: 1, 2, 4, and for memory any number up to 8.
+    pub size: u8,
+    /// What the guest writes; `None` for a read, which wants [`Cpu::answer`].
+    pub write: Option<u64>,
+}
+
+/// The two address spaces of devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// An I/O port.
+    Port(u16),
+    /// A guest-physical address outside RAM.
+    Memory(u64),
+}
+
+/// The host cannot run the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    /// An operation of the backend failed.
+    #[error("{operation}: {source}")]
+    Backend {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The guest did something that this backend cannot do.
+    #[error("{0}")]
+    Unsupported(String),
+}

@@ -1,0 +1,268 @@
+//! The vCPU thread, and the queues between it and the node's loop.
+//!
+//! ```text
+//!                 orders: entries, frames, commands
+//!   node's loop ────────────────────────────────────▶ vCPU thread
+//!               ◀────────────────────────────────────
+//!                 reports: records, what was replayed (bounded: full pauses the guest, LOG-4)
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use ft_logging::entry::Digest;
+use ft_logging::types::Position;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::cpu::Cpu;
+use crate::determinism::{Inputs, Link, Order, Report};
+use crate::machine::{BuildError, Machine, Stop, run};
+use crate::sys::kick::Kicker;
+
+/// How many reports wait for the node's loop.
+const REPORTS: usize = 256;
+
+/// How many frames wait for the vCPU thread; more are dropped, as a network does.
+const MAX_FRAMES_UNDER_WAY: usize = 4096;
+
+/// How long the thread naps while its queue is full.
+const FULL_NAP: Duration = Duration::from_micros(200);
+
+/// What comes out of the vCPU thread.
+#[derive(Debug)]
+pub(super) enum FromVcpu {
+    /// The machine stands before its first instruction.
+    Built(Digest),
+    /// There is none.
+    NotBuilt(String),
+    /// What the machine does.
+    Report(Report),
+    /// It stands still.
+    Ended(Stop),
+}
+
+/// What both ends see of each other without a queue.
+#[derive(Debug, Default)]
+struct Shared {
+    beats: AtomicU64,
+    slowed: AtomicBool,
+    frames: AtomicUsize,
+    position: AtomicU64,
+}
+
+/// How the thread starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Live, once [`Vcpu::run`] is said.
+    Live,
+    /// Replaying whatever comes.
+    Replay,
+}
+
+/// A handle to the vCPU thread.
+#[derive(Clone, Debug)]
+pub(super) struct Vcpu {
+    orders: mpsc::Sender<ToThread>,
+    shared: Arc<Shared>,
+    kicker: Arc<std::sync::OnceLock<Kicker>>,
+    seen_beats: u64,
+}
+
+#[derive(Debug)]
+enum ToThread {
+    Order(Order),
+    Run,
+}
+
+impl Vcpu {
+    /// Starts the thread, which builds its machine by `build`.
+    pub(super) fn spawn<C: Cpu + 'static>(
+        start: Start,
+        build: impl FnOnce() -> Result<Machine<C>, BuildError> + Send + 'static,
+    ) -> (Self, tokio::sync::mpsc::Receiver<FromVcpu>) {
+        let (orders, inbox) = mpsc::channel();
+        let (outbox, reports) = tokio::sync::mpsc::channel(REPORTS);
+        let shared = Arc::new(Shared::default());
+        let kicker = Arc::new(std::sync::OnceLock::new());
+        let vcpu = Vcpu {
+            orders,
+            shared: shared.clone(),
+            kicker: kicker.clone(),
+            seen_beats: 0,
+        };
+        let link = ThreadLink {
+            inbox,
+            outbox,
+            shared,
+        };
+        thread::Builder::new()
+            .name("vcpu".to_owned())
+            .spawn(move || vcpu_thread(start, build, link, &kicker))
+            .expect("the host starts a thread");
+        (vcpu, reports)
+    }
+
+    pub(super) fn order(&self, order: Order) {
+        // The thread only ends after the node's loop has.
+        let _ = self.orders.send(ToThread::Order(order));
+    }
+
+    /// Lets a live machine run, at first or again.
+    pub(super) fn run(&self) {
+        let _ = self.orders.send(ToThread::Run);
+    }
+
+    /// A frame for the guest; dropped if too many are under way.
+    pub(super) fn frame(&self, frame: Vec<u8>) {
+        if self.shared.frames.load(Ordering::Relaxed) < MAX_FRAMES_UNDER_WAY {
+            self.shared.frames.fetch_add(1, Ordering::Relaxed);
+            self.order(Order::Frame(frame));
+        }
+    }
+
+    /// Stands still as soon as the guest makes an access, or at once if it computes.
+    pub(super) fn stop(&self) {
+        self.order(Order::Stop);
+        self.kick();
+    }
+
+    pub(super) fn set_slowed(&self, slowed: bool) {
+        self.shared.slowed.store(slowed, Ordering::Relaxed);
+    }
+
+    /// How far the machine has run, as of the last time that the thread came round.
+    pub(super) fn position(&self) -> Position {
+        Position(self.shared.position.load(Ordering::Relaxed))
+    }
+
+    /// Whether the thread came round since the last call; wakes it if it is in the guest.
+    pub(super) fn check_alive(&mut self) -> bool {
+        let beats = self.shared.beats.load(Ordering::Relaxed);
+        let alive = beats != self.seen_beats;
+        self.seen_beats = beats;
+        self.kick();
+        alive
+    }
+
+    fn kick(&self) {
+        if let Some(kicker) = self.kicker.get() {
+            kicker.kick();
+        }
+    }
+}
+
+fn vcpu_thread<C: Cpu>(
+    start: Start,
+    build: impl FnOnce() -> Result<Machine<C>, BuildError>,
+    link: ThreadLink,
+    kicker: &std::sync::OnceLock<Kicker>,
+) {
+    let outbox = link.outbox.clone();
+    let tell = |what| outbox.blocking_send(what).is_ok();
+    let failed = |error: &dyn std::fmt::Display| {
+        tell(FromVcpu::NotBuilt(error.to_string()));
+    };
+    let mut machine = match build() {
+        Ok(machine) => machine,
+        Err(error) => return failed(&error),
+    };
+    let digest = match machine.digest(true) {
+        Ok(digest) => digest,
+        Err(error) => return failed(&error),
+    };
+    match Kicker::for_this_thread() {
+        Ok(this) => kicker.get_or_init(|| this),
+        Err(error) => return failed(&error),
+    };
+    tell(FromVcpu::Built(digest));
+    let mut source = match start {
+        Start::Replay => Inputs::replay(link),
+        Start::Live => {
+            if !link.wait_for_run() {
+                return;
+            }
+            Inputs::live(link, &machine)
+        }
+    };
+    loop {
+        let stop = run(&mut machine, &mut source);
+        if !tell(FromVcpu::Ended(stop)) || !source.link().wait_for_run() {
+            return;
+        }
+    }
+}
+
+/// The thread's end of the queues.
+#[derive(Debug)]
+struct ThreadLink {
+    inbox: mpsc::Receiver<ToThread>,
+    outbox: tokio::sync::mpsc::Sender<FromVcpu>,
+    shared: Arc<Shared>,
+}
+
+impl ThreadLink {
+    /// False if the node is gone.
+    fn wait_for_run(&self) -> bool {
+        loop {
+            match self.inbox.recv_timeout(Duration::from_millis(20)) {
+                Ok(ToThread::Run) => return true,
+                Ok(ToThread::Order(Order::Frame(_))) => {
+                    self.shared.frames.fetch_sub(1, Ordering::Relaxed);
+                }
+                Ok(ToThread::Order(_)) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+            self.shared.beats.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Link for ThreadLink {
+    fn receive(&mut self, patience: Duration) -> Option<Order> {
+        let received = if patience.is_zero() {
+            self.inbox
+                .try_recv()
+                .map_err(|error| error == mpsc::TryRecvError::Disconnected)
+        } else {
+            self.inbox
+                .recv_timeout(patience)
+                .map_err(|error| error == RecvTimeoutError::Disconnected)
+        };
+        match received {
+            Ok(ToThread::Order(order)) => {
+                if matches!(order, Order::Frame(_)) {
+                    self.shared.frames.fetch_sub(1, Ordering::Relaxed);
+                }
+                Some(order)
+            }
+            Ok(ToThread::Run) | Err(false) => None,
+            // The node is gone: stand still.
+            Err(true) => Some(Order::Stop),
+        }
+    }
+
+    fn send(&mut self, report: Report) {
+        let mut report = FromVcpu::Report(report);
+        loop {
+            match self.outbox.try_send(report) {
+                Ok(()) | Err(TrySendError::Closed(_)) => return,
+                Err(TrySendError::Full(back)) => report = back,
+            }
+            // LOG-4: the guest is paused, but the thread is alive.
+            self.shared.beats.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(FULL_NAP);
+        }
+    }
+
+    fn beat(&mut self, position: Position) {
+        self.shared.beats.fetch_add(1, Ordering::Relaxed);
+        self.shared.position.store(position.0, Ordering::Relaxed);
+    }
+
+    fn is_slowed(&self) -> bool {
+        self.shared.slowed.load(Ordering::Relaxed)
+    }
+}

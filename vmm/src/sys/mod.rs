@@ -1,0 +1,8 @@
+//! Every unsafe block of the program: KVM's structures, signals, TAP.
+//!
+//! What is exported is safe to call; the argument for each block stands beside it.
+#![allow(unsafe_code)]
+
+pub mod kick;
+pub mod vcpu;
+pub mod vm;
