@@ -1,1 +1,2 @@
 //! The deterministic machine and everything that keeps it running.
+pub mod devices;
