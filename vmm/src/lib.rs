@@ -8,5 +8,6 @@ pub mod cpu;
 pub mod determinism;
 pub mod devices;
 pub mod machine;
+pub mod net;
 pub mod node;
 pub mod sys;
