@@ -1,1 +1,3 @@
 //! The deterministic machine and everything that keeps it running.
+
+pub mod net;
