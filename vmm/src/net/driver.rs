@@ -10,24 +10,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::Sleep;
 
 use super::capture::CaptureFile;
+use super::clients::{Clients, MAX_CONNECTIONS};
 use super::fence::AttachmentId;
 use super::gateway::GatewayConfig;
-use super::host::{ConnectionHandle, GUEST_ADDRESS, HOST_ADDRESS, HOST_MAC, HostStack, PREFIX_LEN};
+use super::host::{GUEST_ADDRESS, HOST_ADDRESS, HOST_MAC, HostStack, PREFIX_LEN};
 use super::node_port::{NodePort, Peer, Read};
 use super::packet::FrameBuf;
 use super::protocol::{DecodeError, Hello, Rejection, ToGateway, ToNode, VERSION, Welcome};
 use super::readiness::ReadySet;
-use super::splice::{End, Served, Splice};
 use super::stats::{CaptureStats, GatewayStats, MAX_MOVES, PortMove, VmStats};
 use super::switch::{AttachError, Effect, MAX_ATTACHMENTS, Move, Source, Switch, SwitchConfig};
-
-/// Forwarded connections at a time; further clients wait in the listen queue.
-/// Each has two buffers of 64 KiB, and the stack looks at all of them at an event.
-const MAX_CONNECTIONS: usize = 1024;
 
 /// Connections on the gateway's own port: all nodes, and some who only ask.
 const MAX_NODE_PORTS: usize = MAX_ATTACHMENTS + 64;
@@ -67,9 +63,6 @@ struct Listening {
 /// What the driver counts itself; the switch counts the rest.
 #[derive(Default)]
 struct Counts {
-    opened: u64,
-    reset: u64,
-    unanswered: u64,
     strangers: u64,
     /// Frames that a node did not take.
     overflowed: u64,
@@ -80,7 +73,6 @@ pub(super) struct Driver {
     id: [u8; 16],
     welcome: Welcome,
     repeat: bool,
-    connect_timeout: Duration,
     started: Instant,
     /// The wall clock at `started`; only stamps captures and reports.
     started_unix: Duration,
@@ -89,12 +81,9 @@ pub(super) struct Driver {
     nodes: BTreeMap<u64, NodePort>,
     /// The node behind each attachment.
     attached: BTreeMap<AttachmentId, u64>,
-    clients: BTreeMap<u64, Splice>,
-    /// Ended connections whose last segment is not out yet.
-    ended: Vec<ConnectionHandle>,
+    clients: Clients,
     next_id: u64,
     switch: Switch,
-    stack: HostStack,
     capture: Option<CaptureFile>,
     counts: Counts,
 }
@@ -140,6 +129,7 @@ impl Driver {
         let seed = id
             .first_chunk()
             .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let stack = HostStack::new(Duration::ZERO, seed);
         Driver {
             id,
             welcome: Welcome {
@@ -153,21 +143,18 @@ impl Driver {
                     .map_or(GUEST_ADDRESS, |first| *first.guest.ip()),
             },
             repeat: config.repeat,
-            connect_timeout: config.connect_timeout,
             started: Instant::now(),
             started_unix: unix_time(),
             ready,
             listeners,
             nodes: BTreeMap::new(),
             attached: BTreeMap::new(),
-            clients: BTreeMap::new(),
-            ended: Vec::new(),
+            clients: Clients::new(stack, config.connect_timeout),
             next_id: 0,
             switch: Switch::new(SwitchConfig {
                 host: HOST_MAC,
                 repeat_window: config.repeat.then_some(config.repeat_window),
             }),
-            stack: HostStack::new(Duration::ZERO, seed),
             capture,
             counts: Counts::default(),
         }
@@ -198,11 +185,7 @@ impl Driver {
             match key {
                 Key::Listener(at) => self.accept(now, at),
                 Key::Node(id) => self.read_node(now, id),
-                Key::Client(id) => {
-                    if let Some(client) = self.clients.get_mut(&id) {
-                        client.woken();
-                    }
-                }
+                Key::Client(id) => self.clients.woken(id),
             }
         }
         self.handle_timeouts(now);
@@ -228,15 +211,14 @@ impl Driver {
             Peer::Node(_) | Peer::Answered => None,
         };
         let nodes = self.nodes.values().filter_map(greeting).min();
-        let clients = self.clients.values().filter_map(Splice::deadline).min();
         let listeners = self
             .listeners
             .iter()
             .filter_map(|listening| listening.retry_at)
             .min();
         let flush = self.capture.as_ref().and_then(CaptureFile::flush_at);
-        let pure = [self.switch.poll_timeout(), self.stack.poll_timeout(now)];
-        [nodes, clients, listeners, flush]
+        let pure = [self.switch.poll_timeout(), self.clients.poll_timeout(now)];
+        [nodes, listeners, flush]
             .into_iter()
             .chain(pure)
             .flatten()
@@ -305,24 +287,14 @@ impl Driver {
                             self.nodes
                                 .insert(id, NodePort::new(now, stream, address, waker));
                         }
-                        Purpose::Forward(guest) => self.open(now, id, stream, guest),
+                        Purpose::Forward(guest) => {
+                            let waker = self.ready.waker(Key::Client(id));
+                            self.clients.open(now, id, stream, waker, guest);
+                        }
                     }
                 }
             }
         }
-    }
-
-    /// Begins a forwarded connection.
-    fn open(&mut self, now: Duration, id: u64, stream: TcpStream, guest: SocketAddrV4) {
-        let Some(connection) = self.stack.connect(guest) else {
-            tracing::warn!(%guest, "every port of the gateway is taken; a client is turned away");
-            return;
-        };
-        let waker = self.ready.waker(Key::Client(id));
-        let connect_by = now + self.connect_timeout;
-        self.clients
-            .insert(id, Splice::new(stream, waker, connection, connect_by));
-        self.counts.opened += 1;
     }
 
     /// A connection ended: listeners that waited for that go on.
@@ -489,27 +461,27 @@ impl Driver {
 
     /// Lets frames and bytes flow until nothing moves any more.
     fn settle(&mut self, now: Duration) {
+        let before = self.clients.len();
         loop {
             self.perform_effects(now);
-            let mut moved = self.stack.poll(now);
-            for connection in self.ended.drain(..) {
-                self.stack.release(connection);
-            }
-            moved |= self.serve_clients(now);
-            while let Some(frame) = self.stack.poll_frame() {
+            let mut moved = self.clients.poll(now);
+            while let Some(frame) = self.clients.poll_frame() {
                 self.switch.handle_frame(now, Source::Host, frame);
                 moved = true;
             }
             if !moved {
-                return;
+                break;
             }
+        }
+        if self.clients.len() < before {
+            self.resume_listeners();
         }
     }
 
     fn perform_effects(&mut self, now: Duration) {
         while let Some(effect) = self.switch.poll_effect() {
             match effect {
-                Effect::ToHost(frame) => self.stack.handle_frame(frame),
+                Effect::ToHost(frame) => self.clients.handle_frame(frame),
                 Effect::ToNode(who, frame) => {
                     if self.send(who, &ToNode::Frame(&frame)) {
                         self.record(now, &frame);
@@ -549,40 +521,11 @@ impl Driver {
         node.is_some_and(|node| node.send(message))
     }
 
-    /// Moves bytes on every forwarded connection; whether any moved.
-    fn serve_clients(&mut self, now: Duration) -> bool {
-        let mut moved = false;
-        let mut ended = Vec::new();
-        for (id, client) in &mut self.clients {
-            let connection = client.connection();
-            match client.serve(now, self.stack.socket(connection)) {
-                Served::Idle => {}
-                Served::Moved => moved = true,
-                Served::Ended(end) => ended.push((*id, connection, end)),
-            }
-        }
-        for (id, connection, end) in ended {
-            match end {
-                End::Closed => {}
-                End::ResetByGuest | End::ResetByClient => self.counts.reset += 1,
-                End::NoAnswer => {
-                    tracing::warn!("no guest answered a client's connection");
-                    self.counts.unanswered += 1;
-                }
-                End::Abandoned => self.counts.reset += 1,
-            }
-            self.clients.remove(&id);
-            self.ended.push(connection);
-            moved = true;
-            self.resume_listeners();
-        }
-        moved
-    }
-
     // --- reports
 
     fn stats(&self, now: Duration) -> GatewayStats {
         let counters = self.switch.counters();
+        let clients = self.clients.counts();
         let kept_dropped: u64 = self.switch.ports().map(|port| port.kept_dropped).sum();
         let hex = |id: &[u8]| {
             id.iter()
@@ -629,9 +572,9 @@ impl Driver {
                 })
                 .collect(),
             connections_open: self.clients.len() as u64,
-            connections_opened: self.counts.opened,
-            connections_reset: self.counts.reset,
-            connections_unanswered: self.counts.unanswered,
+            connections_opened: clients.opened,
+            connections_reset: clients.reset,
+            connections_unanswered: clients.unanswered,
             strangers: self.counts.strangers,
             capture: self.capture.as_ref().map(|capture| CaptureStats {
                 frames: capture.frames(),

@@ -13,15 +13,17 @@
 //!   fence     who may speak              driver     the one task of a gateway
 //!   repeat    what may be missed         readiness  which sockets may go on
 //!   switch    ports, addresses           node_port  gateway's end of a node
-//!   protocol  node and gateway           splice     client to guest, and back
-//!   host      the gateway's own TCP/IP   client     a node's end of the gateway
-//!   announce  "I am here now"            capture    pcap: write, read, ask
-//!   stats     reports, as values         tap        the real thing
+//!   protocol  node and gateway           clients    all forwarded connections
+//!   host      the gateway's own TCP/IP   splice     one: client to guest, and back
+//!   announce  "I am here now"            client     a node's end of the gateway
+//!   stats     reports, as values         capture    pcap: write, read, ask
+//!                                        tap        the real thing
 //! ```
 
 pub mod announce;
 pub mod capture;
 pub mod client;
+mod clients;
 mod driver;
 pub mod fence;
 pub mod gateway;
@@ -34,6 +36,7 @@ pub mod repeat;
 mod splice;
 pub mod stats;
 pub mod switch;
+pub mod tap;
 
 #[cfg(test)]
 mod tests;

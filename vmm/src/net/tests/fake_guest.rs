@@ -33,7 +33,7 @@ pub(super) const REFUSES: u16 = 11;
 
 const SERVICES: [u16; 3] = [ECHO, RESETS, GREETS];
 /// Above the clients that any test has at once: smoltcp has no backlog.
-const LISTENERS: usize = 128;
+const BACKLOG: usize = 128;
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits for an event, not for ever.
@@ -77,11 +77,12 @@ impl Drop for FakeGuest {
 }
 
 impl FakeGuest {
-    pub(super) fn start() -> FakeGuest {
+    /// A guest that takes `backlog` connections at once on each port.
+    pub(super) fn start(backlog: usize) -> FakeGuest {
         let (commands, rx) = mpsc::unbounded_channel();
         FakeGuest {
             commands,
-            task: tokio::spawn(GuestTask::new().run(rx)),
+            task: tokio::spawn(GuestTask::new(backlog).run(rx)),
         }
     }
 
@@ -112,12 +113,13 @@ struct GuestTask {
     wire: Wire,
     sockets: SocketSet<'static>,
     services: Vec<(SocketHandle, u16)>,
+    backlog: usize,
     link: Option<(FrameSender, FrameReceiver)>,
     started: Instant,
 }
 
 impl GuestTask {
-    fn new() -> GuestTask {
+    fn new(backlog: usize) -> GuestTask {
         let mut wire = Wire::default();
         let config = Config::new(EthernetAddress(GUEST_MAC.0).into());
         let mut interface = Interface::new(config, &mut wire, smoltcp::time::Instant::ZERO);
@@ -131,6 +133,7 @@ impl GuestTask {
             wire,
             sockets: SocketSet::new(Vec::new()),
             services: Vec::new(),
+            backlog,
             link: None,
             started: Instant::now(),
         }
@@ -262,7 +265,7 @@ impl GuestTask {
             true
         });
         for (port, count) in listening {
-            (count..LISTENERS).for_each(|_| self.listen(port));
+            (count..self.backlog).for_each(|_| self.listen(port));
         }
     }
 }
@@ -318,7 +321,11 @@ impl Running {
 
     /// A guest behind a primary of generation 1.
     pub(super) async fn guest(&self) -> FakeGuest {
-        let guest = FakeGuest::start();
+        self.guest_with_backlog(BACKLOG).await
+    }
+
+    pub(super) async fn guest_with_backlog(&self, backlog: usize) -> FakeGuest {
+        let guest = FakeGuest::start(backlog);
         guest.attach(self.link(1, token(1, false), true).await);
         guest
     }

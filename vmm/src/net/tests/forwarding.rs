@@ -48,7 +48,7 @@ async fn more_than_all_buffers_hold_passes_both_ways_under_back_pressure() {
         .await
         .expect("the gateway listens");
     let (mut reader, mut writer) = client.into_split();
-    let sent: Vec<u8> = (0..LEN).map(|n| (n * 31 >> 7) as u8).collect();
+    let sent: Vec<u8> = (0..LEN).map(|n| ((n * 31) >> 7) as u8).collect();
     let expected = sent.clone();
     let upload = tokio::spawn(async move {
         writer.write_all(&sent).await.expect("the guest takes it");

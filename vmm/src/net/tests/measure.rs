@@ -42,7 +42,7 @@ async fn round_trips(address: std::net::SocketAddr, until: Instant) -> Vec<Durat
 fn latency_and_throughput_of_the_echo() {
     for clients in [1, 10, 50, 256] {
         let (mut waits, cpu) = apart(async |gateway| {
-            let _guest = gateway.guest().await;
+            let _guest = gateway.guest_with_backlog(clients).await;
             let until = Instant::now() + Duration::from_secs(3);
             let all: Vec<_> = (0..clients)
                 .map(|_| tokio::spawn(round_trips(gateway.echo, until)))

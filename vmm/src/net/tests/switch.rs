@@ -61,12 +61,12 @@ impl Net {
         );
     }
 
-    fn from_node(&mut self, at: u64, who: AttachmentId, frame: FrameBuf) -> Verdict {
+    fn node_sends(&mut self, at: u64, who: AttachmentId, frame: FrameBuf) -> Verdict {
         self.switch
             .handle_frame(ms(at), Source::Attachment(who), frame)
     }
 
-    fn from_host(&mut self, at: u64, frame: FrameBuf) {
+    fn host_sends(&mut self, at: u64, frame: FrameBuf) {
         assert_eq!(
             self.switch.handle_frame(ms(at), Source::Host, frame),
             Verdict::Accepted
@@ -87,7 +87,7 @@ fn floods_what_it_does_not_know_and_learns() {
     let b = net.speaker(2, 2, token(1, false));
 
     let ask = frame(MacAddress::BROADCAST, HOST, 1);
-    net.from_host(0, ask.clone());
+    net.host_sends(0, ask.clone());
     assert_eq!(
         net.effects(),
         [ToNode(a, ask.clone()), ToNode(b, ask)],
@@ -95,7 +95,7 @@ fn floods_what_it_does_not_know_and_learns() {
     );
 
     let unknown = frame(OTHER, GUEST, 2);
-    net.from_node(0, a, unknown.clone());
+    net.node_sends(0, a, unknown.clone());
     assert_eq!(
         net.effects(),
         [ToNode(b, unknown.clone()), ToHost(unknown)],
@@ -103,15 +103,15 @@ fn floods_what_it_does_not_know_and_learns() {
     );
 
     let known = frame(GUEST, OTHER, 3);
-    net.from_node(0, b, known.clone());
+    net.node_sends(0, b, known.clone());
     assert_eq!(net.effects(), [ToNode(a, known)], "the address was learned");
 
     let to_host = frame(HOST, GUEST, 4);
-    net.from_node(0, a, to_host.clone());
+    net.node_sends(0, a, to_host.clone());
     assert_eq!(net.effects(), [ToHost(to_host)]);
 
-    net.from_node(0, a, frame(GUEST, GUEST, 5));
-    net.from_host(0, frame(HOST, HOST, 6));
+    net.node_sends(0, a, frame(GUEST, GUEST, 5));
+    net.host_sends(0, frame(HOST, HOST, 6));
     assert_eq!(net.effects(), [], "nothing goes back to where it came from");
 }
 
@@ -120,7 +120,7 @@ fn learned_addresses_age() {
     let mut net = Net::new(false);
     let a = net.speaker(1, 1, token(1, false));
     let b = net.speaker(2, 2, token(1, false));
-    net.from_node(0, a, frame(HOST, GUEST, 1));
+    net.node_sends(0, a, frame(HOST, GUEST, 1));
     net.effects();
 
     let late = MAC_AGE.as_millis() as u64 + 1;
@@ -132,7 +132,7 @@ fn learned_addresses_age() {
         "nothing is left that could age"
     );
     let unicast = frame(GUEST, HOST, 2);
-    net.from_host(late, unicast.clone());
+    net.host_sends(late, unicast.clone());
     assert_eq!(
         net.effects(),
         [ToNode(a, unicast.clone()), ToNode(b, unicast)],
@@ -145,7 +145,7 @@ fn sec_3_a_guest_takes_no_address_of_another() {
     let mut net = Net::new(true);
     let a = net.speaker(1, 1, token(1, false));
     let b = net.speaker(2, 2, token(1, false));
-    net.from_node(0, a, frame(HOST, GUEST, 1));
+    net.node_sends(0, a, frame(HOST, GUEST, 1));
     net.effects();
 
     let bad_sources = [
@@ -156,7 +156,7 @@ fn sec_3_a_guest_takes_no_address_of_another() {
     ];
     for source in bad_sources {
         assert_eq!(
-            net.from_node(1, b, frame(HOST, source, 2)),
+            net.node_sends(1, b, frame(HOST, source, 2)),
             Verdict::Malformed,
             "{source}"
         );
@@ -164,13 +164,13 @@ fn sec_3_a_guest_takes_no_address_of_another() {
     for len in 0..HEADER_LEN {
         let short = frame(HOST, OTHER, 3)[..len].into();
         assert_eq!(
-            net.from_node(1, b, short),
+            net.node_sends(1, b, short),
             Verdict::Malformed,
             "{len} bytes"
         );
     }
     let long = vec![0; MAX_FRAME_LEN + 1].into();
-    assert_eq!(net.from_node(1, b, long), Verdict::Malformed);
+    assert_eq!(net.node_sends(1, b, long), Verdict::Malformed);
     assert_eq!(net.effects(), []);
     assert_eq!(
         net.switch.counters().malformed,
@@ -179,7 +179,7 @@ fn sec_3_a_guest_takes_no_address_of_another() {
 
     let late = MAC_AGE.as_millis() as u64 + 2;
     assert_eq!(
-        net.from_node(late, b, frame(HOST, GUEST, 4)),
+        net.node_sends(late, b, frame(HOST, GUEST, 4)),
         Verdict::Accepted,
         "unused for long"
     );
@@ -193,12 +193,12 @@ fn sec_3_a_guest_with_many_addresses_fills_only_its_own_table() {
     for n in 0..=255 {
         let source = MacAddress([2, 9, 9, 9, 9, n]);
         assert_eq!(
-            net.from_node(0, a, frame(HOST, source, 0)),
+            net.node_sends(0, a, frame(HOST, source, 0)),
             Verdict::Accepted
         );
     }
     assert_eq!(net.switch.macs.len(), MAX_MACS_PER_PORT);
-    net.from_node(0, b, frame(HOST, GUEST, 0));
+    net.node_sends(0, b, frame(HOST, GUEST, 0));
     assert!(net.switch.macs.contains_key(&GUEST));
 }
 
@@ -217,13 +217,13 @@ fn fail_6_one_1_only_the_speaker_is_heard() {
     );
 
     assert_eq!(
-        net.from_node(0, primary, frame(HOST, GUEST, 1)),
+        net.node_sends(0, primary, frame(HOST, GUEST, 1)),
         Verdict::Accepted
     );
     net.effects();
     for tag in 2..4 {
         assert_eq!(
-            net.from_node(0, backup, frame(HOST, GUEST, tag)),
+            net.node_sends(0, backup, frame(HOST, GUEST, tag)),
             Verdict::Refused
         );
     }
@@ -235,7 +235,7 @@ fn fail_6_one_1_only_the_speaker_is_heard() {
     assert_eq!(net.switch.counters().refused, 2);
 
     let input = frame(GUEST, HOST, 4);
-    net.from_host(0, input.clone());
+    net.host_sends(0, input.clone());
     assert_eq!(
         net.effects(),
         [ToNode(primary, input)],
@@ -247,7 +247,7 @@ fn fail_6_one_1_only_the_speaker_is_heard() {
 fn fail_6_a_higher_token_takes_the_port_at_once() {
     let mut net = Net::new(false);
     let primary = net.speaker(1, 1, token(1, false));
-    net.from_node(0, primary, frame(HOST, GUEST, 1));
+    net.node_sends(0, primary, frame(HOST, GUEST, 1));
     let backup = net.speaker(1, 2, token(1, true));
 
     let effects = net.effects();
@@ -256,11 +256,11 @@ fn fail_6_a_higher_token_takes_the_port_at_once() {
         "the old speaker learns of it"
     );
     assert_eq!(
-        net.from_node(1, primary, frame(HOST, GUEST, 2)),
+        net.node_sends(1, primary, frame(HOST, GUEST, 2)),
         Verdict::Refused
     );
     let input = frame(GUEST, HOST, 3);
-    net.from_host(1, input.clone());
+    net.host_sends(1, input.clone());
     assert_eq!(
         net.effects(),
         [ToNode(backup, input)],
@@ -288,7 +288,7 @@ fn fail_6_the_fence_outlives_disconnection() {
     net.switch.handle_detach(ms(1), winner);
     let stale = net.speaker(1, 1, token(1, false));
     assert_eq!(
-        net.from_node(2, stale, frame(HOST, GUEST, 1)),
+        net.node_sends(2, stale, frame(HOST, GUEST, 1)),
         Verdict::Refused
     );
     assert_eq!(net.effects(), [Refuse(stale, token(1, true))]);
@@ -300,7 +300,7 @@ fn lives_are_fenced_apart() {
     net.speaker(1, 1, token(9, true));
     let other_life = net.speaker(2, 1, token(1, false));
     assert_eq!(
-        net.from_node(0, other_life, frame(HOST, GUEST, 1)),
+        net.node_sends(0, other_life, frame(HOST, GUEST, 1)),
         Verdict::Accepted
     );
 }
@@ -322,17 +322,17 @@ fn moved(net: &mut Net) -> (Move, Vec<u8>) {
 fn repeats_in_order_and_new_frames_come_after() {
     let mut net = Net::new(true);
     let primary = net.speaker(1, 1, token(1, false));
-    net.from_node(0, primary, frame(HOST, GUEST, 0));
+    net.node_sends(0, primary, frame(HOST, GUEST, 0));
     for (at, tag) in [(100, 1), (1000, 2), (1300, 3)] {
-        net.from_host(at, frame(GUEST, HOST, tag));
+        net.host_sends(at, frame(GUEST, HOST, tag));
     }
     net.switch.handle_detach(ms(1400), primary);
-    net.from_host(1500, frame(GUEST, HOST, 4));
+    net.host_sends(1500, frame(GUEST, HOST, 4));
     net.effects();
 
     let backup = net.attach(1, 2);
     net.announce(1900, backup, token(1, true));
-    net.from_host(1900, frame(GUEST, HOST, 5));
+    net.host_sends(1900, frame(GUEST, HOST, 5));
     let (summary, tags) = moved(&mut net);
     assert_eq!(
         tags,
@@ -353,9 +353,9 @@ fn repeats_in_order_and_new_frames_come_after() {
 fn no_repeat_keeps_nothing_and_says_what_was_lost() {
     let mut net = Net::new(false);
     let primary = net.speaker(1, 1, token(1, false));
-    net.from_host(0, frame(MacAddress::BROADCAST, HOST, 1));
+    net.host_sends(0, frame(MacAddress::BROADCAST, HOST, 1));
     net.switch.handle_detach(ms(1), primary);
-    net.from_host(2, frame(MacAddress::BROADCAST, HOST, 2));
+    net.host_sends(2, frame(MacAddress::BROADCAST, HOST, 2));
     net.effects();
     net.speaker(1, 2, token(1, true));
     let (summary, tags) = moved(&mut net);
@@ -368,7 +368,7 @@ fn a_first_speaker_gets_what_came_before_it() {
     let mut net = Net::new(true);
     let primary = net.attach(1, 1);
     let early = frame(MacAddress::BROADCAST, HOST, 1);
-    net.from_host(0, early.clone());
+    net.host_sends(0, early.clone());
     net.announce(3000, primary, token(1, false));
     assert_eq!(net.effects(), [ToNode(primary, early)]);
 }
@@ -377,10 +377,10 @@ fn a_first_speaker_gets_what_came_before_it() {
 fn the_same_incarnation_returning_is_no_move() {
     let mut net = Net::new(true);
     let first = net.speaker(1, 1, token(1, false));
-    net.from_host(0, frame(MacAddress::BROADCAST, HOST, 1));
+    net.host_sends(0, frame(MacAddress::BROADCAST, HOST, 1));
     net.switch.handle_detach(ms(1), first);
     let missed = frame(MacAddress::BROADCAST, HOST, 2);
-    net.from_host(2, missed.clone());
+    net.host_sends(2, missed.clone());
     net.effects();
     let again = net.speaker(1, 1, token(1, false));
     assert_eq!(

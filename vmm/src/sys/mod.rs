@@ -1,0 +1,3 @@
+//! Every unsafe block of the machine and its network.
+
+pub mod tap;
