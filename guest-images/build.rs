@@ -30,8 +30,13 @@ const INPUTS: [&str; 9] = [
 ];
 
 /// Of cargo's own variables the inner build keeps those that say where crates come from.
-const KEPT_CARGO_VARIABLES: [&str; 5] =
-    ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_"];
+const KEPT_CARGO_VARIABLES: [&str; 5] = [
+    "CARGO_HOME",
+    "CARGO_NET_",
+    "CARGO_HTTP_",
+    "CARGO_REGISTRIES_",
+    "CARGO_REGISTRY_",
+];
 
 fn main() {
     let here = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
@@ -44,7 +49,14 @@ fn main() {
     without_outer_build(&mut cargo);
     cargo
         .current_dir(here.join("guest"))
-        .args(["build", "--release", "--bins", "--locked", "--target", TARGET])
+        .args([
+            "build",
+            "--release",
+            "--bins",
+            "--locked",
+            "--target",
+            TARGET,
+        ])
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", flags(&here).join("\x1f"))
         // Empty, not absent: a wrapper in somebody's cargo configuration is meant as well.
@@ -52,7 +64,10 @@ fn main() {
         .env("RUSTC_WORKSPACE_WRAPPER", "");
 
     let output = cargo.output().unwrap_or_else(|error| {
-        fail(&format!("cannot start cargo to build the guests: {error}"), "")
+        fail(
+            &format!("cannot start cargo to build the guests: {error}"),
+            "",
+        )
     });
     if !output.status.success() {
         fail(
@@ -64,7 +79,10 @@ fn main() {
             &String::from_utf8_lossy(&output.stderr),
         );
     }
-    println!("cargo:rustc-env=GUEST_ELF_DIR={}", target_dir.join(TARGET).join("release").display());
+    println!(
+        "cargo:rustc-env=GUEST_ELF_DIR={}",
+        target_dir.join(TARGET).join("release").display()
+    );
 }
 
 /// Code for a machine whose ring 0 may be an emulator of integer instructions,
@@ -100,13 +118,20 @@ fn cargo_home() -> Option<PathBuf> {
 }
 
 fn sysroot() -> Option<PathBuf> {
-    let output = Command::new(variable("RUSTC")).args(["--print", "sysroot"]).output().ok()?;
+    let output = Command::new(variable("RUSTC"))
+        .args(["--print", "sysroot"])
+        .output()
+        .ok()?;
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
 }
 
 /// Removes what the outer cargo set, or its user set for the outer build.
 fn without_outer_build(command: &mut Command) {
-    let kept = |name: &str| KEPT_CARGO_VARIABLES.iter().any(|kept| name.starts_with(kept));
+    let kept = |name: &str| {
+        KEPT_CARGO_VARIABLES
+            .iter()
+            .any(|kept| name.starts_with(kept))
+    };
     for (name, _) in env::vars_os() {
         let Some(name) = name.to_str() else { continue };
         let outer = name.starts_with("CARGO_") && !kept(name)
@@ -114,7 +139,14 @@ fn without_outer_build(command: &mut Command) {
             || name.starts_with("RUSTFLAGS")
             || name.starts_with("RUSTDOC")
             || name.starts_with("CLIPPY")
-            || ["RUSTC_LINKER", "RUSTC_BOOTSTRAP", "MAKEFLAGS", "TARGET", "HOST"].contains(&name)
+            || [
+                "RUSTC_LINKER",
+                "RUSTC_BOOTSTRAP",
+                "MAKEFLAGS",
+                "TARGET",
+                "HOST",
+            ]
+            .contains(&name)
             || ["PROFILE", "OPT_LEVEL", "DEBUG", "NUM_JOBS", "OUT_DIR"].contains(&name);
         if outer {
             command.env_remove(name);

@@ -5,13 +5,7 @@
 //! `k / hz` seconds have passed, so conversions never drift and
 //! `ticks_at(time_of(k)) == k` holds for every tick.
 
-use serde::{Deserialize, Serialize};
-
-/// The guest's time in nanoseconds since the machine was built.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub struct VirtualTime(pub u64);
+pub use ft_logging::types::VirtualTime;
 
 /// The latest time that a machine reaches: 146 years. The bound keeps every
 /// tick and every nanosecond of the devices' arithmetic within an `i64`.

@@ -4,5 +4,6 @@
 #![allow(unsafe_code)]
 
 pub mod kick;
+pub mod tap;
 pub mod vcpu;
 pub mod vm;
