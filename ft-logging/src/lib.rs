@@ -11,4 +11,5 @@ pub mod codec;
 pub mod entry;
 pub mod initial;
 pub mod message;
+pub mod store;
 pub mod types;
