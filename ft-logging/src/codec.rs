@@ -18,17 +18,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Control, Digest, Entry, MAX_FRAME_BYTES, OutputDevice, OutputMark, Payload};
-use crate::message::{Batch, Message, Signal};
+use crate::message::{BATCH_TARGET_BYTES, Batch, MAX_BATCH_ENTRIES, Message, Signal};
 use crate::types::{EntryIndex, OutputSeq, Position, Token, VirtualTime};
 
 /// The largest body of a frame, in bytes: bounds what a peer or a file can make a reader allocate.
 pub const MAX_BODY_BYTES: usize = 4 << 20;
-
-/// The most entries in one batch.
-pub const MAX_BATCH_ENTRIES: usize = 16_384;
-
-/// The payload bytes after which a sender closes a batch: well below [`MAX_BODY_BYTES`].
-pub const BATCH_TARGET_BYTES: usize = 256 << 10;
 
 /// Bytes before a frame's body.
 pub const FRAME_HEADER_BYTES: usize = 8;

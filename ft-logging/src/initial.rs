@@ -171,7 +171,8 @@ pub(crate) mod tests {
     #[test]
     fn det_4_every_setting_that_matters_is_compared() {
         let ours = example().configuration;
-        let changes: [(&str, fn(&mut Configuration)); 11] = [
+        type Change = fn(&mut Configuration);
+        let changes: [(&str, Change); 11] = [
             ("machine model", |c| c.machine_model += 1),
             ("VM name", |c| c.vm.push('x')),
             ("guest image", |c| c.image[31] ^= 1),

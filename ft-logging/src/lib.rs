@@ -11,5 +11,6 @@ pub mod codec;
 pub mod entry;
 pub mod initial;
 pub mod message;
+pub mod protocol;
 pub mod store;
 pub mod types;

@@ -25,6 +25,13 @@ use crate::types::{EntryIndex, Incarnation, Life, Token};
 /// The version of these messages and of how they are exchanged.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// The most entries in one batch.
+pub const MAX_BATCH_ENTRIES: usize = 16_384;
+
+/// The payload bytes after which a sender closes a batch: far below the largest frame that the
+/// codec takes.
+pub const BATCH_TARGET_BYTES: usize = 256 << 10;
+
 /// A run of entries without a gap, never empty; shared, since the sender keeps it until it is
 /// acknowledged while the disk log writes it.
 pub type Batch = Arc<[Entry]>;

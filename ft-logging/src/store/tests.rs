@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::*;
-use crate::codec;
 use crate::entry::{Control, Digest, Kind, OutputDevice, OutputMark};
 use crate::initial;
 use crate::types::{Generation, Life, OutputSeq, Token};
@@ -169,7 +168,7 @@ fn a_batch_of_any_size_is_split_into_frames_that_fit() {
             bytes: vec![7; crate::entry::MAX_ENTROPY_BYTES],
         },
     };
-    let many_small = entries(codec::MAX_BATCH_ENTRIES as u64 * 2 + 1);
+    let many_small = entries(crate::message::MAX_BATCH_ENTRIES as u64 * 2 + 1);
     let few_large: Vec<Entry> = (0..200).map(largest).collect();
     for written in [many_small, few_large] {
         let dir = temp();

@@ -8,9 +8,10 @@ use super::append::{Appender, WriteFailed};
 use super::reader::Log;
 use super::segment::{MAX_HEADER_BYTES, Segment, SegmentHeader, files_of};
 use super::{Place, Result, StoreError, TornTail};
-use crate::codec::{self, BATCH_TARGET_BYTES, MAX_BATCH_ENTRIES, MAX_BODY_BYTES};
+use crate::codec::{self, MAX_BODY_BYTES};
 use crate::entry::{Entry, MAX_CONSOLE_BYTES, MAX_ENTROPY_BYTES};
 use crate::initial::InitialState;
+use crate::message::{BATCH_TARGET_BYTES, MAX_BATCH_ENTRIES};
 use crate::types::{Life, Token};
 
 /// The default size at which a segment is followed by the next: a seek skims one segment, and this
