@@ -10,6 +10,9 @@ use crate::entry::{Control, Digest, Kind, OutputDevice, OutputMark};
 use crate::initial;
 use crate::types::{Generation, Life, OutputSeq, Token};
 
+mod damage;
+mod process;
+
 pub(crate) const TOKEN: Token = Token {
     generation: Generation(1),
     won: false,
@@ -91,7 +94,7 @@ pub(crate) fn segment_files(dir: &Path) -> Vec<PathBuf> {
     log.segments().iter().map(|s| s.path.clone()).collect()
 }
 
-fn temp() -> TempDir {
+pub(crate) fn temp() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
