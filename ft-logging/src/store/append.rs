@@ -93,8 +93,8 @@ impl<M: Medium> Appender<M> {
         Ok(())
     }
 
-    /// Writes the buffer to the file, and the file to the disk.
-    pub(super) fn sync(&mut self) -> Result<(), io::Error> {
+    /// Brings what was flushed to the disk.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
         self.medium.sync()
     }
 

@@ -102,7 +102,7 @@ impl Frames {
         }
         let rest = self.read_rest()?;
         self.seek(self.offset)?;
-        // A writer at work may have finished the frame since.
+        // A writer at work may have finished the frame since, and then the next read takes it.
         if whole_frame(&rest).is_some() {
             return self.next(expected, may_be_torn);
         }

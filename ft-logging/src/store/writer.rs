@@ -249,6 +249,7 @@ impl Writer {
     fn append_frame(&mut self, frame: &[u8]) -> Result<()> {
         let len = frame.len() as u64;
         let full = self.holds_entries() && self.segment.len() + len > self.options.segment_bytes;
+        // The header to come is not written yet; it is at most so long.
         let next_header = if full { MAX_HEADER_BYTES as u64 } else { 0 };
         if self.bytes() + len + next_header > self.options.keep_bytes {
             self.write_buffer()?;
