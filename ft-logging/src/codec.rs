@@ -87,12 +87,17 @@ pub fn decode_all<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 
 // ---- batches -------------------------------------------------------------------------------
 
-#[derive(Serialize, Deserialize)]
-struct BatchHeader {
-    first: EntryIndex,
-    position: Position,
-    time: VirtualTime,
-    count: u32,
+/// What a batch says of itself before its entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchHeader {
+    /// The index of its first entry.
+    pub first: EntryIndex,
+    /// The position of its first entry.
+    pub position: Position,
+    /// The virtual time that the first `Clock` of the batch counts from.
+    pub time: VirtualTime,
+    /// How many entries it holds.
+    pub count: u32,
 }
 
 /// A payload on the wire: as [`Payload`], with the time as a difference. The order of the
@@ -127,19 +132,28 @@ struct Fixed32([u8; 4]);
 #[derive(Serialize, Deserialize)]
 struct Fixed64([u8; 8]);
 
-/// Appends a batch to `out`.
+/// Appends a batch to `out`, for a reader that does not ask what time it was before.
+///
+/// # Panics
+///
+/// As [`encode_batch_from`].
+pub fn encode_batch(entries: &[Entry], out: &mut Vec<u8>) {
+    let base_time = entries.iter().find_map(clock).unwrap_or_default();
+    encode_batch_from(base_time, entries, out);
+}
+
+/// Appends a batch to `out` that begins at virtual time `base_time`.
 ///
 /// # Panics
 ///
 /// If the entries are not consecutive, go back in position or time, or are more than
 /// [`MAX_BATCH_ENTRIES`]: a log that does is not a log (LOG-1).
-pub fn encode_batch(entries: &[Entry], out: &mut Vec<u8>) {
+pub fn encode_batch_from(base_time: VirtualTime, entries: &[Entry], out: &mut Vec<u8>) {
     assert!(
         !entries.is_empty() && entries.len() <= MAX_BATCH_ENTRIES,
         "{}",
         entries.len()
     );
-    let base_time = entries.iter().find_map(clock).unwrap_or_default();
     let header = BatchHeader {
         first: entries[0].index,
         position: entries[0].position,
@@ -150,11 +164,27 @@ pub fn encode_batch(entries: &[Entry], out: &mut Vec<u8>) {
     let (mut index, mut position, mut time) = (header.first, header.position, base_time);
     for entry in entries {
         assert_eq!(entry.index, index, "LOG-1: a gap in a batch");
-        assert!(entry.position >= position, "positions never go back");
-        encode(&entry.position.since(position), out);
+        encode_entry(entry, position, &mut time, out);
         (index, position) = (index.next(), entry.position);
-        encode_payload(&entry.payload, &mut time, out);
     }
+}
+
+/// How many bytes `entry` takes in a batch, after an entry at `position` and at virtual `time`.
+///
+/// # Panics
+///
+/// If the entry goes back in position or time.
+#[must_use]
+pub fn entry_len(entry: &Entry, position: Position, mut time: VirtualTime) -> usize {
+    let mut bytes = Vec::with_capacity(entry.payload.held_bytes() + 32);
+    encode_entry(entry, position, &mut time, &mut bytes);
+    bytes.len()
+}
+
+fn encode_entry(entry: &Entry, position: Position, time: &mut VirtualTime, out: &mut Vec<u8>) {
+    assert!(entry.position >= position, "positions never go back");
+    encode(&entry.position.since(position), out);
+    encode_payload(&entry.payload, time, out);
 }
 
 fn clock(entry: &Entry) -> Option<VirtualTime> {
@@ -202,17 +232,28 @@ fn encode_payload(payload: &Payload, time: &mut VirtualTime, out: &mut Vec<u8>) 
     encode(&wire, out);
 }
 
+/// Reads the header of a batch and returns it with the bytes of the entries.
+///
+/// # Errors
+///
+/// If the bytes do not follow the format or the count is out of its bounds (SEC-2).
+pub fn decode_batch_header(bytes: &[u8]) -> Result<(BatchHeader, &[u8]), DecodeError> {
+    let (header, rest): (BatchHeader, _) = decode(bytes)?;
+    let count = header.count as usize;
+    if count == 0 || count > MAX_BATCH_ENTRIES {
+        return Err(malformed(format_args!("a batch of {count} entries")));
+    }
+    Ok((header, rest))
+}
+
 /// Reads a batch that fills `bytes`.
 ///
 /// # Errors
 ///
 /// If the bytes do not follow the format or a number in them is out of its bounds (SEC-2).
 pub fn decode_batch(bytes: &[u8]) -> Result<Vec<Entry>, DecodeError> {
-    let (header, mut rest): (BatchHeader, _) = decode(bytes)?;
+    let (header, mut rest) = decode_batch_header(bytes)?;
     let count = header.count as usize;
-    if count == 0 || count > MAX_BATCH_ENTRIES {
-        return Err(malformed(format_args!("a batch of {count} entries")));
-    }
     // An entry takes two bytes or more, so a short batch cannot claim a large vector.
     let mut entries = Vec::with_capacity(count.min(rest.len() / 2));
     let (mut position, mut time) = (header.position, header.time);

@@ -156,7 +156,8 @@ pub struct Digest {
 }
 
 /// The name of an entry's kind, for filters and statistics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "each is the payload of the same name")]
 pub enum Kind {
     Clock,

@@ -10,6 +10,8 @@
 pub mod codec;
 pub mod entry;
 pub mod initial;
+pub mod inspect;
 pub mod message;
 pub mod protocol;
+pub mod store;
 pub mod types;

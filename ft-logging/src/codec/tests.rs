@@ -146,6 +146,21 @@ fn an_entry_costs_its_payload_and_at_most_16_bytes() {
 }
 
 #[test]
+fn the_length_of_an_entry_is_what_it_adds_to_a_batch() {
+    let entries = one_of_each();
+    let mut time = VirtualTime(0);
+    for count in 1..entries.len() {
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        encode_batch_from(VirtualTime(0), &entries[..count], &mut without);
+        encode_batch_from(VirtualTime(0), &entries[..=count], &mut with);
+        assert_eq!(decode_batch(&with).as_deref(), Ok(&entries[..=count]));
+        time = clock(&entries[count - 1]).unwrap_or(time);
+        let len = entry_len(&entries[count], entries[count - 1].position, time);
+        assert_eq!(len, with.len() - without.len(), "{:?}", entries[count]);
+    }
+}
+
+#[test]
 fn messages_round_trip() {
     let token = Token {
         generation: Generation(3),
