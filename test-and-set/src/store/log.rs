@@ -8,7 +8,7 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use redb::{ReadableTable, WriteTransaction};
 
-use super::db::{Db, DbError, LOG, META, blocking, encode, put};
+use super::db::{Db, DbError, LOG, blocking, encode, put};
 use crate::raft::{Entry, LogId, StorageError, StorageIOError, TypeConfig, Vote};
 
 const VOTE: &str = "vote";

@@ -48,7 +48,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// The state machine as the database has it.
-    pub(crate) fn load(db: Db) -> Result<Self, DbError> {
+    pub(super) fn load(db: Db) -> Result<Self, DbError> {
         let (last, membership) = db.get(APPLIED)?.unwrap_or_default();
         let txn = db.read()?;
         let mut rows = Vec::new();

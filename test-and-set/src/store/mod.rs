@@ -34,7 +34,7 @@ use crate::types::{Address, ClusterId, ServerId, StoreId};
 pub(crate) use db::Db;
 use db::{DbError, META};
 pub(crate) use log::Log;
-pub(crate) use machine::Machine;
+pub(crate) use machine::{Machine, State};
 
 /// The file in a server's data directory.
 const FILE_NAME: &str = "arbiter.redb";
@@ -117,8 +117,6 @@ pub enum StoreError {
 pub(crate) struct Identity {
     pub(crate) server: ServerId,
     pub(crate) store: StoreId,
-    /// Where the others reach it.
-    pub(crate) address: Address,
     /// Pinned when the cluster is made or joined, and never changed.
     pub(crate) cluster: Option<ClusterId>,
     /// The servers that the cluster begins with, at the server that makes it.
@@ -129,6 +127,7 @@ pub(crate) struct Identity {
 pub(crate) struct Store {
     pub(crate) db: Db,
     pub(crate) identity: Identity,
+    path: PathBuf,
 }
 
 impl Store {
@@ -159,7 +158,7 @@ impl Store {
             .map_err(|error| explain(&unfinished, error))?;
         fs::rename(&unfinished, &path).map_err(io)?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
-        Ok(Self { db, identity })
+        Ok(Self { db, identity, path })
     }
 
     /// Opens the store of a server.
@@ -203,7 +202,13 @@ impl Store {
         }
         let identity =
             postcard::from_bytes(row).map_err(|_| damaged("its identity cannot be read"))?;
-        Ok(Self { db, identity })
+        let path = path.to_path_buf();
+        Ok(Self { db, identity, path })
+    }
+
+    /// The state machine as it is stored.
+    pub(crate) fn machine(&self) -> Result<Machine, StoreError> {
+        Machine::load(self.db.clone()).map_err(|error| explain(&self.path, error))
     }
 
     /// Pins the cluster, for ever, before anything is said in its name (TAS-5).
@@ -216,7 +221,7 @@ impl Store {
             self.identity.cluster = Some(cluster);
             self.db
                 .put(IDENTITY, &(FORMAT, &self.identity))
-                .map_err(|error| explain(Path::new(FILE_NAME), error))?;
+                .map_err(|error| explain(&self.path, error))?;
         }
         Ok(())
     }

@@ -14,7 +14,6 @@ fn identity(server: u64) -> Identity {
     Identity {
         server: ServerId(server),
         store: StoreId::random(),
-        address: "127.0.0.1:7000".parse().unwrap(),
         cluster: Some(ClusterId::random()),
         founders: BTreeMap::new(),
     }
@@ -33,9 +32,9 @@ struct Builder;
 impl StoreBuilder<TypeConfig, Log, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, Log, Machine), StorageError> {
         let dir = tempfile::tempdir().unwrap();
-        let db = create(dir.path()).db;
-        let machine = Machine::load(db.clone()).unwrap();
-        Ok((dir, Log::new(db), machine))
+        let store = create(dir.path());
+        let machine = store.machine().unwrap();
+        Ok((dir, Log::new(store.db), machine))
     }
 }
 
@@ -134,9 +133,7 @@ fn a_damaged_file_is_refused() {
         let mut bytes = whole.clone();
         bytes[place] ^= 0x40;
         fs::write(&path, bytes).unwrap();
-        match Store::open(dir.path(), ServerId(1))
-            .and_then(|store| Machine::load(store.db).map_err(|error| explain(&path, error)))
-        {
+        match Store::open(dir.path(), ServerId(1)).and_then(|store| store.machine()) {
             Err(StoreError::Damaged { .. }) => refused += 1,
             Err(other) => panic!("byte {place}: {other}"),
             Ok(_) => {}
