@@ -17,13 +17,13 @@ use tokio::sync::watch;
 type Cuts = BTreeSet<(u64, u64)>;
 
 #[derive(Default)]
-pub struct Links {
+pub(crate) struct Links {
     cuts: watch::Sender<Cuts>,
 }
 
 impl Links {
     /// Cuts servers off from all others, in both directions.
-    pub fn isolate(&self, alone: &[u64], others: &[u64]) {
+    pub(crate) fn isolate(&self, alone: &[u64], others: &[u64]) {
         self.cuts.send_modify(|cuts| {
             for a in alone {
                 for b in others {
@@ -35,12 +35,12 @@ impl Links {
     }
 
     /// Mends all links.
-    pub fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.cuts.send_modify(Cuts::clear);
     }
 
     /// Lets server `id`, which listens at `server`, be reached at `at`.
-    pub fn proxy(&self, id: u64, at: SocketAddr, server: SocketAddr) {
+    pub(crate) fn proxy(&self, id: u64, at: SocketAddr, server: SocketAddr) {
         let cuts = self.cuts.subscribe();
         let listener = std::net::TcpListener::bind(at).unwrap();
         listener.set_nonblocking(true).unwrap();

@@ -1,11 +1,10 @@
 //! Clusters of real servers, over real TCP and real stores, within one test.
-#![allow(dead_code, reason = "each test file uses its part")]
 
-pub mod links;
+pub(crate) mod links;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -15,11 +14,11 @@ use test_and_set::types::*;
 use test_and_set::*;
 
 /// How long a test waits for what must come: far beyond what a loaded machine takes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An address of loopback that no other test uses, so that a server that is started
 /// again finds its port free.
-pub fn own_ip() -> Ipv4Addr {
+pub(crate) fn own_ip() -> Ipv4Addr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(
@@ -34,43 +33,43 @@ const PORT: u16 = 7000;
 const PROXY_PORT: u16 = 7001;
 
 /// Times that a loaded machine with two cores keeps.
-pub fn tuning() -> Tuning {
+pub(crate) fn tuning() -> Tuning {
     Tuning::default()
 }
 
 /// One server's place: its directory and addresses stay when it is stopped.
-pub struct Slot {
-    pub dir: TempDir,
-    pub ip: Ipv4Addr,
-    pub handle: Option<ServerHandle>,
+pub(crate) struct Slot {
+    pub(crate) dir: TempDir,
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) handle: Option<ServerHandle>,
 }
 
 impl Slot {
-    pub fn listen(&self) -> SocketAddr {
+    pub(crate) fn listen(&self) -> SocketAddr {
         (self.ip, PORT).into()
     }
 }
 
 /// A cluster of servers 1 to n.
-pub struct Cluster {
-    pub slots: BTreeMap<u64, Slot>,
+pub(crate) struct Cluster {
+    pub(crate) slots: BTreeMap<u64, Slot>,
     /// Set where every connection between servers can be cut.
-    pub links: Option<Links>,
-    pub tuning: Tuning,
+    pub(crate) links: Option<Links>,
+    pub(crate) tuning: Tuning,
 }
 
 impl Cluster {
     /// Starts a cluster of `n` servers and waits until it serves.
-    pub async fn start(n: u64) -> Self {
+    pub(crate) async fn start(n: u64) -> Self {
         Self::start_with(n, tuning(), None).await
     }
 
     /// Starts a cluster whose connections between servers can be cut.
-    pub async fn partitionable(n: u64) -> Self {
+    pub(crate) async fn partitionable(n: u64) -> Self {
         Self::start_with(n, tuning(), Some(Links::default())).await
     }
 
-    pub async fn start_with(n: u64, tuning: Tuning, links: Option<Links>) -> Self {
+    pub(crate) async fn start_with(n: u64, tuning: Tuning, links: Option<Links>) -> Self {
         let mut cluster = Self {
             slots: BTreeMap::new(),
             links,
@@ -89,7 +88,7 @@ impl Cluster {
         cluster
     }
 
-    pub fn add_slot(&mut self, id: u64) {
+    pub(crate) fn add_slot(&mut self, id: u64) {
         let slot = Slot {
             dir: tempfile::tempdir().unwrap(),
             ip: own_ip(),
@@ -102,7 +101,7 @@ impl Cluster {
     }
 
     /// Where the other servers reach a server.
-    pub fn address(&self, id: u64) -> Address {
+    pub(crate) fn address(&self, id: u64) -> Address {
         let port = if self.links.is_some() {
             PROXY_PORT
         } else {
@@ -111,7 +110,7 @@ impl Cluster {
         format!("{}:{port}", self.slots[&id].ip).parse().unwrap()
     }
 
-    pub fn config(&self, id: u64, start: StartMode) -> ServerConfig {
+    pub(crate) fn config(&self, id: u64, start: StartMode) -> ServerConfig {
         let slot = &self.slots[&id];
         ServerConfig {
             id: ServerId(id),
@@ -124,36 +123,36 @@ impl Cluster {
         }
     }
 
-    pub async fn launch(&mut self, id: u64, start: StartMode) -> Result<(), ServerError> {
+    pub(crate) async fn launch(&mut self, id: u64, start: StartMode) -> Result<(), ServerError> {
         let handle = Server::start(self.config(id, start)).await?;
         self.slots.get_mut(&id).unwrap().handle = Some(handle);
         Ok(())
     }
 
-    pub async fn resume(&mut self, id: u64) {
+    pub(crate) async fn resume(&mut self, id: u64) {
         self.launch(id, StartMode::Resume).await.unwrap();
     }
 
-    pub async fn stop(&mut self, id: u64) {
+    pub(crate) async fn stop(&mut self, id: u64) {
         let handle = self.slots.get_mut(&id).unwrap().handle.take();
         handle.expect("it runs").shutdown().await;
     }
 
-    pub fn data(&self, id: u64) -> std::path::PathBuf {
+    pub(crate) fn data(&self, id: u64) -> PathBuf {
         self.slots[&id].dir.path().join("data")
     }
 
-    pub fn status(&self, id: u64) -> Status {
+    pub(crate) fn status(&self, id: u64) -> Status {
         self.slots[&id].handle.as_ref().expect("it runs").status()
     }
 
-    pub fn running(&self) -> Vec<u64> {
+    pub(crate) fn running(&self) -> Vec<u64> {
         let running = self.slots.iter().filter(|(_, slot)| slot.handle.is_some());
         running.map(|(id, _)| *id).collect()
     }
 
     /// Waits until one of these servers leads in the newest term of all of them.
-    pub async fn leader_among(&self, ids: &[u64]) -> u64 {
+    pub(crate) async fn leader_among(&self, ids: &[u64]) -> u64 {
         until("a leader", || {
             let statuses: Vec<_> = ids.iter().map(|id| self.status(*id)).collect();
             let term = statuses.iter().map(|status| status.term).max()?;
@@ -165,16 +164,16 @@ impl Cluster {
         .await
     }
 
-    pub async fn leader(&self) -> u64 {
+    pub(crate) async fn leader(&self) -> u64 {
         self.leader_among(&self.running()).await
     }
 
     /// A client of all servers that waits as long as a test does.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.client_of(&self.slots.keys().copied().collect::<Vec<_>>(), PATIENCE)
     }
 
-    pub fn client_of(&self, ids: &[u64], total_timeout: Duration) -> Client {
+    pub(crate) fn client_of(&self, ids: &[u64], total_timeout: Duration) -> Client {
         let servers = ids.iter().map(|id| self.slots[id].listen().to_string());
         Client::new(ClientConfig {
             attempt_timeout: Duration::from_millis(1000),
@@ -183,7 +182,7 @@ impl Cluster {
         })
     }
 
-    pub async fn shutdown(&mut self) {
+    pub(crate) async fn shutdown(&mut self) {
         for id in self.running() {
             self.stop(id).await;
         }
@@ -191,7 +190,7 @@ impl Cluster {
 }
 
 /// Waits until something is there.
-pub async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let wait = async {
         loop {
             if let Some(found) = look() {
@@ -204,11 +203,11 @@ pub async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     found.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
-pub fn vm(name: &str) -> VmName {
+pub(crate) fn vm(name: &str) -> VmName {
     name.parse().unwrap()
 }
 
-pub fn member() -> Member {
+pub(crate) fn member() -> Member {
     Member {
         incarnation: Incarnation::random(),
         node: "host".parse().unwrap(),
@@ -217,14 +216,14 @@ pub fn member() -> Member {
 }
 
 /// A VM whose life was begun with a pair.
-pub struct Pair {
-    pub vm: VmName,
-    pub life: Life,
-    pub members: [Member; 2],
+pub(crate) struct Pair {
+    pub(crate) vm: VmName,
+    pub(crate) life: Life,
+    pub(crate) members: [Member; 2],
 }
 
 impl Pair {
-    pub async fn create(client: &mut Client, name: &str) -> Self {
+    pub(crate) async fn create(client: &mut Client, name: &str) -> Self {
         let pair = Self {
             vm: vm(name),
             life: Life::random(),
@@ -236,21 +235,31 @@ impl Pair {
         pair
     }
 
-    pub fn who(&self, n: usize) -> Incarnation {
+    pub(crate) fn who(&self, n: usize) -> Incarnation {
         self.members[n].incarnation
     }
 
-    pub async fn claim(&self, client: &mut Client, by: Incarnation) -> ClaimOutcome {
-        client
-            .claim(self.vm.clone(), self.life, Generation::FIRST, by)
-            .await
+    pub(crate) async fn claim(&self, client: &mut Client, by: Incarnation) -> ClaimOutcome {
+        let vm = self.vm.clone();
+        client.claim(vm, self.life, Generation::FIRST, by).await
     }
-}
 
-pub fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for file in std::fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    /// Makes sure that the VM has this winner, for whoever asks.
+    pub(crate) async fn assert_won_by(&self, client: &mut Client, winner: Incarnation) {
+        let record = client
+            .read(self.vm.clone())
+            .await
+            .unwrap()
+            .expect("it was created");
+        assert_eq!(record.winner, Some(winner));
+        for member in &self.members {
+            let by = member.incarnation;
+            let expected = if by == winner {
+                ClaimOutcome::Won
+            } else {
+                ClaimOutcome::Lost { to: winner }
+            };
+            assert_eq!(self.claim(client, by).await, expected);
+        }
     }
 }
