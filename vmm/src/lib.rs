@@ -4,6 +4,7 @@
 //!   sys ◀── cpu, devices ◀── machine ◀── determinism ◀── node ◀── cli
 //! ```
 
+pub mod cli;
 pub mod cpu;
 pub mod determinism;
 pub mod devices;

@@ -1,2 +1,5 @@
 //! The `ftvm` program.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    vmm::cli::main()
+}

@@ -10,6 +10,7 @@ mod state;
 
 use ft_logging::codec;
 use ft_logging::entry::{Control, Digest, Output, OutputDevice};
+use ft_logging::initial::InitialState;
 use ft_logging::types::{OutputSeq, Position, VirtualTime};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -58,6 +59,19 @@ pub struct MachineConfig {
     pub rtc_epoch_s: u64,
     /// The random seed that the boot loader gives to a Linux guest.
     pub seed: [u8; 32],
+}
+
+impl MachineConfig {
+    /// The part of an initial state that the machine itself is made of.
+    #[must_use]
+    pub fn of(initial: &InitialState) -> Self {
+        MachineConfig {
+            memory_mib: initial.configuration.memory_mib,
+            mac: initial.configuration.mac,
+            rtc_epoch_s: initial.rtc_epoch_s,
+            seed: initial.seed,
+        }
+    }
 }
 
 /// Why there is no machine.

@@ -2,9 +2,9 @@
 
 use ft_logging::protocol::{Answer, Question, RecordView};
 use ft_logging::types::{Generation, Incarnation, Life};
-use test_and_set::{
-    ChangeOutcome, ClaimOutcome, Client, ClientConfig, Member, Members, Record, Refusal, VmName,
-};
+use test_and_set::register::{Record, Refusal};
+use test_and_set::types::{self, Member, Members, VmName};
+use test_and_set::{ChangeOutcome, ClaimOutcome, Client, ClientConfig};
 use tokio::sync::mpsc;
 
 use super::Event;
@@ -47,9 +47,15 @@ impl Arbiter {
 }
 
 async fn ask(client: &mut Client, asker: Asker, question: Question) -> Answer {
-    let Asker { vm, life, generation, me, peer } = asker;
-    let life = test_and_set::Life(life.0);
-    let generation = test_and_set::Generation(generation.0);
+    let Asker {
+        vm,
+        life,
+        generation,
+        me,
+        peer,
+    } = asker;
+    let life = types::Life(life.0);
+    let generation = types::Generation(generation.0);
     let by = me.incarnation;
     match question {
         Question::Open { members: wanted } => {
@@ -69,7 +75,9 @@ async fn ask(client: &mut Client, asker: Asker, question: Question) -> Answer {
         },
         Question::Claim => match client.claim(vm, life, generation, by).await {
             ClaimOutcome::Won => Answer::Won,
-            ClaimOutcome::Lost { to } => Answer::Lost { to: Incarnation(to.0) },
+            ClaimOutcome::Lost { to } => Answer::Lost {
+                to: Incarnation(to.0),
+            },
             ClaimOutcome::Stopped => Answer::Stopped,
             ClaimOutcome::Deleted => Answer::Deleted,
             ClaimOutcome::Refused(refusal) => Answer::Refused(explain(&refusal)),
@@ -80,7 +88,9 @@ async fn ask(client: &mut Client, asker: Asker, question: Question) -> Answer {
             let reason = "stopped in order".parse().expect("a short text");
             match client.stop(vm, life, generation, by, reason).await {
                 ChangeOutcome::Refused(Refusal::NotWinner(record)) => match record.winner {
-                    Some(winner) => Answer::Lost { to: Incarnation(winner.0) },
+                    Some(winner) => Answer::Lost {
+                        to: Incarnation(winner.0),
+                    },
                     None => Answer::Unknown("no winner, and not stopped".to_owned()),
                 },
                 outcome => changed(outcome),
@@ -117,8 +127,12 @@ fn view(record: &Record) -> RecordView {
 fn explain(refusal: &Refusal) -> String {
     match refusal {
         Refusal::OtherLife(record) => {
-            let holders: Vec<String> =
-                record.members.as_slice().iter().map(|m| m.node.to_string()).collect();
+            let holders: Vec<String> = record
+                .members
+                .as_slice()
+                .iter()
+                .map(|m| m.node.to_string())
+                .collect();
             format!(
                 "a VM of this name exists already: life {}, generation {}, on {}. If it runs, \
                  leave it alone; if both of its nodes are lost, `ftvm recover` goes on with one \

@@ -46,39 +46,47 @@ impl Recorder {
         let bytes = Arc::new(AtomicU64::new(writer.bytes()));
         let thread = {
             let (waiting, bytes, events) = (waiting.clone(), bytes.clone(), events.clone());
-            std::thread::Builder::new().name("recorder".to_owned()).spawn(move || {
-                let mut next = inbox.recv().ok();
-                while let Some(item) = next {
-                    let result = match item {
-                        ToDisk::Batch(batch) => {
-                            waiting.fetch_sub(batch.len(), Ordering::Relaxed);
-                            writer.append(&batch)
-                        }
-                        ToDisk::Token(token) => writer.set_token(token),
-                    };
-                    // Whatever has piled up goes into one write.
-                    let result = result.and_then(|()| match inbox.try_recv() {
-                        Ok(item) => Ok(Some(item)),
-                        Err(_) => writer.flush().map(|()| None),
-                    });
-                    bytes.store(writer.bytes(), Ordering::Relaxed);
-                    next = match result {
-                        Ok(Some(item)) => Some(item),
-                        Ok(None) => inbox.recv().ok(),
-                        Err(error) => {
-                            let _ = events.blocking_send(Event::Warning(format!(
-                                "the log on disk ends here, the VM goes on: {error}"
-                            )));
-                            return;
-                        }
-                    };
-                }
-                if let Err(error) = writer.close() {
-                    let _ = events.blocking_send(Event::Warning(error.to_string()));
-                }
-            })?
+            std::thread::Builder::new()
+                .name("recorder".to_owned())
+                .spawn(move || {
+                    let mut next = inbox.recv().ok();
+                    while let Some(item) = next {
+                        let result = match item {
+                            ToDisk::Batch(batch) => {
+                                waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+                                writer.append(&batch)
+                            }
+                            ToDisk::Token(token) => writer.set_token(token),
+                        };
+                        // Whatever has piled up goes into one write.
+                        let result = result.and_then(|()| match inbox.try_recv() {
+                            Ok(item) => Ok(Some(item)),
+                            Err(_) => writer.flush().map(|()| None),
+                        });
+                        bytes.store(writer.bytes(), Ordering::Relaxed);
+                        next = match result {
+                            Ok(Some(item)) => Some(item),
+                            Ok(None) => inbox.recv().ok(),
+                            Err(error) => {
+                                let _ = events.blocking_send(Event::Warning(format!(
+                                    "the log on disk ends here, the VM goes on: {error}"
+                                )));
+                                return;
+                            }
+                        };
+                    }
+                    if let Err(error) = writer.close() {
+                        let _ = events.blocking_send(Event::Warning(error.to_string()));
+                    }
+                })?
         };
-        Ok(Recorder { queue: Some(queue), waiting, bytes, thread: Some(thread), events })
+        Ok(Recorder {
+            queue: Some(queue),
+            waiting,
+            bytes,
+            thread: Some(thread),
+            events,
+        })
     }
 
     /// Takes a batch; never waits.

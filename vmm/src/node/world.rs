@@ -98,7 +98,10 @@ impl World {
                 let hello = hello(&speaker, Token::default(), false);
                 let link = GatewayLink::connect_within(address, hello, CABLE_PATIENCE).await?;
                 let (sender, receiver) = link.split();
-                Link::Gateway { address, ends: Some((sender, receiver)) }
+                Link::Gateway {
+                    address,
+                    ends: Some((sender, receiver)),
+                }
             }
         };
         let (queue, orders) = mpsc::unbounded_channel();
@@ -113,13 +116,25 @@ impl World {
             token: None,
             announcements: None,
         };
-        Ok(World { queue, task: tokio::spawn(task.run()) })
+        Ok(World {
+            queue,
+            task: tokio::spawn(task.run()),
+        })
     }
 
     /// From now on this node speaks, with this token. `announce` says that it has gone live, and
     /// that switches must learn where the guest is (FAIL-7).
     pub(super) fn speak(&self, token: Token, announce: bool) {
         let _ = self.queue.send(ToWorld::Speak { token, announce });
+    }
+
+    /// Writes what was sent so far, and unplugs the guest.
+    pub(super) async fn close(mut self) {
+        drop(std::mem::replace(
+            &mut self.queue,
+            mpsc::unbounded_channel().0,
+        ));
+        let _ = timeout(CABLE_PATIENCE, &mut self.task).await;
     }
 
     /// Sends an output. What waits here has passed the gate, which bounds it.
@@ -131,21 +146,27 @@ impl World {
 fn hello(speaker: &Speaker, token: Token, speaking: bool) -> Hello {
     Hello {
         name: speaker.vm.clone(),
-        life: speaker.life.0,
-        incarnation: speaker.incarnation.0,
+        life: crate::net::LifeId(speaker.life.0),
+        incarnation: crate::net::IncarnationId(speaker.incarnation.0),
         announcement: announcement(token, speaking),
     }
 }
 
 fn announcement(token: Token, speaking: bool) -> Announcement {
-    let token = crate::net::Token { generation: token.generation.0, won: token.won };
+    let token = crate::net::Token {
+        generation: token.generation.0,
+        won: token.won,
+    };
     Announcement { token, speaking }
 }
 
 enum Link {
     None,
     Tap(Tap),
-    Gateway { address: SocketAddr, ends: Option<(FrameSender, FrameReceiver)> },
+    Gateway {
+        address: SocketAddr,
+        ends: Option<(FrameSender, FrameReceiver)>,
+    },
 }
 
 /// What came in from the network.
@@ -170,7 +191,10 @@ impl Link {
                     Err(error) => Incoming::Lost(error.to_string()),
                 }
             }
-            Link::Gateway { ends: Some((_, receiver)), .. } => match receiver.recv().await {
+            Link::Gateway {
+                ends: Some((_, receiver)),
+                ..
+            } => match receiver.recv().await {
                 Ok(LinkEvent::Frame(frame)) => Incoming::Frame(frame),
                 Ok(LinkEvent::Refused { highest }) => Incoming::Fenced(Token {
                     generation: ft_logging::types::Generation(highest.generation),
@@ -230,12 +254,24 @@ impl Task {
         // Whatever has piled up leaves in as few writes as possible.
         while let Some(order) = next.take() {
             match order {
-                ToWorld::Output(seq, Output { device: OutputDevice::Net, bytes }) => {
+                ToWorld::Output(
+                    seq,
+                    Output {
+                        device: OutputDevice::Net,
+                        bytes,
+                    },
+                ) => {
                     self.announcer.handle_output(&bytes);
                     frames.push(bytes);
                     last = Some(seq);
                 }
-                ToWorld::Output(seq, Output { device: OutputDevice::Console, bytes }) => {
+                ToWorld::Output(
+                    seq,
+                    Output {
+                        device: OutputDevice::Console,
+                        bytes,
+                    },
+                ) => {
                     // OUT-5: what came before leaves before.
                     self.send_frames(std::mem::take(&mut frames)).await;
                     self.console.write(&bytes).await;
@@ -256,7 +292,11 @@ impl Task {
 
     async fn speak(&mut self, token: Token, announce: bool) {
         self.token = Some(token);
-        if let Link::Gateway { ends: Some((sender, _)), .. } = &mut self.link {
+        if let Link::Gateway {
+            ends: Some((sender, _)),
+            ..
+        } = &mut self.link
+        {
             let said = announcement(token, true);
             if let Err(error) = sender.announce(said.token, said.speaking).await {
                 self.lost(&error.to_string()).await;
@@ -296,14 +336,23 @@ impl Task {
                 }
                 failed
             }
-            Link::Gateway { ends: Some((sender, _)), .. } => {
-                sender.send(&frames).await.err().map(|error| error.to_string())
-            }
+            Link::Gateway {
+                ends: Some((sender, _)),
+                ..
+            } => sender
+                .send(&frames)
+                .await
+                .err()
+                .map(|error| error.to_string()),
         };
         if let Some(why) = failed {
             self.lost(&why).await;
             // Once more over the new connection: Ethernet takes duplicates.
-            if let Link::Gateway { ends: Some((sender, _)), .. } = &mut self.link {
+            if let Link::Gateway {
+                ends: Some((sender, _)),
+                ..
+            } = &mut self.link
+            {
                 let _ = sender.send(&frames).await;
             }
         }
@@ -318,7 +367,11 @@ impl Task {
         };
         *ends = None;
         let _ = self.events.send(Event::Warning(why.to_owned())).await;
-        let hello = hello(&self.speaker, self.token.unwrap_or_default(), self.token.is_some());
+        let hello = hello(
+            &self.speaker,
+            self.token.unwrap_or_default(),
+            self.token.is_some(),
+        );
         let dial = GatewayLink::connect_within(*address, hello, CABLE_PATIENCE);
         match timeout(CABLE_PATIENCE, dial).await {
             Ok(Ok(link)) => *ends = Some(link.split()),
@@ -342,7 +395,11 @@ impl Console {
             ConsoleSink::None => Console::None,
             ConsoleSink::Stdout => Console::Stdout(tokio::io::stdout()),
             ConsoleSink::File(path) => {
-                let file = tokio::fs::File::options().create(true).append(true).open(&path).await;
+                let file = tokio::fs::File::options()
+                    .create(true)
+                    .append(true)
+                    .open(&path)
+                    .await;
                 Console::File(file.map_err(|error| {
                     anyhow::anyhow!("opening the console file {}: {error}", path.display())
                 })?)

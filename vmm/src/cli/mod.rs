@@ -1,0 +1,71 @@
+//! The `ftvm` program: one file per command.
+//!
+//! Data goes to standard output, everything said to a person on the way to standard error. Exit
+//! status 0 means success, 2 a command line that makes no sense, anything else a failure.
+
+mod arbiter;
+mod gateway;
+mod node;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Keeps a virtual machine running when the host under it dies.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ftvm",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  ftvm run --alone                 a guest without protection
+  ftvm run --net gateway=127.0.0.1:7500 --arbiter 127.0.0.1:7301
+                                   the primary of a protected guest; its backup:
+  ftvm backup --primary 127.0.0.1:7400 --net gateway=127.0.0.1:7500 --arbiter 127.0.0.1:7301"
+)]
+struct Ftvm {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a guest: the primary of a pair, or alone.
+    Run(node::RunArgs),
+    /// Replay a running guest, and go on with it when its primary dies.
+    Backup(node::BackupArgs),
+    /// The test-and-set service that decides who goes on.
+    Arbiter(arbiter::ArbiterArgs),
+    /// The guest's user-mode network: a switch with host port forwards.
+    Gateway(gateway::GatewayArgs),
+}
+
+/// Runs the program and returns its exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    let ftvm = Ftvm::parse();
+    output::init_tracing();
+    let result = match ftvm.command {
+        Command::Run(args) => node::run(args),
+        Command::Backup(args) => node::backup(args),
+        Command::Arbiter(args) => arbiter::arbiter(args),
+        Command::Gateway(args) => gateway::gateway(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ftvm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a command's future on one thread: the vCPU and the disk have threads of their own.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}
