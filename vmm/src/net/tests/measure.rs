@@ -10,13 +10,13 @@ use super::fake_guest::Running;
 
 /// The gateway on a thread of its own, and the guest and clients on another, as
 /// processes would be. Also returns the CPU time that the gateway took.
-fn apart<T>(measure: impl AsyncFnOnce(&Running) -> T) -> (T, Duration) {
+fn apart<T>(ack_delay: Duration, measure: impl AsyncFnOnce(&Running) -> T) -> (T, Duration) {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().build().expect("a runtime")
     };
     let gateway_runtime = runtime();
-    let gateway = gateway_runtime.block_on(Running::start(|_| {}));
+    let gateway = gateway_runtime.block_on(Running::start(|config| config.ack_delay = ack_delay));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let thread = std::thread::spawn(move || {
         let _ = gateway_runtime.block_on(stopped);
@@ -51,8 +51,17 @@ async fn round_trips(address: std::net::SocketAddr, until: Instant) -> Vec<Durat
 #[test]
 #[ignore = "prints figures"]
 fn latency_and_throughput_of_the_echo() {
-    for clients in [1, 10, 50, 256] {
-        let (mut waits, cpu) = apart(async |gateway| {
+    let delay = Duration::from_millis(5);
+    let none = Duration::ZERO;
+    for (clients, ack_delay) in [
+        (1, none),
+        (1, delay),
+        (10, none),
+        (50, none),
+        (50, delay),
+        (256, none),
+    ] {
+        let ((mut waits, inputs), cpu) = apart(ack_delay, async |gateway| {
             let _guest = gateway.guest_with_backlog(clients).await;
             let until = Instant::now() + Duration::from_secs(3);
             let all: Vec<_> = (0..clients)
@@ -62,19 +71,21 @@ fn latency_and_throughput_of_the_echo() {
             for client in all {
                 waits.extend(client.await.expect("served"));
             }
-            waits
+            (waits, gateway.stats().await.frames_to_guests)
         });
         waits.sort();
         let at = |share: f64| waits[(waits.len() as f64 * share) as usize];
         println!(
-            "{clients:4} clients: {:7} round trips/s, median {:?}, p99 {:?}, gateway's CPU {:?} each",
+            "{clients:4} clients, ACKs after {ack_delay:?}: {:6} round trips/s, median {:?}, p99 {:?}, \
+             gateway's CPU {:?} and {:.2} frames to the guest each",
             waits.len() / 3,
             at(0.5),
             at(0.99),
             cpu / waits.len() as u32,
+            inputs as f64 / waits.len() as f64,
         );
     }
-    let (bytes_per_s, _) = apart(async |gateway| {
+    let (bytes_per_s, _) = apart(none, async |gateway| {
         let _guest = gateway.guest().await;
         let client = TcpStream::connect(gateway.echo)
             .await
