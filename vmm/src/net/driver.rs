@@ -23,7 +23,9 @@ use super::packet::FrameBuf;
 use super::protocol::{DecodeError, Hello, Rejection, ToGateway, ToNode, VERSION, Welcome};
 use super::readiness::ReadySet;
 use super::stats::{CaptureStats, GatewayStats, MAX_MOVES, PortMove, VmStats, hex};
-use super::switch::{AttachError, Effect, MAX_ATTACHMENTS, Move, Source, Switch, SwitchConfig};
+use super::switch::{
+    AttachError, Effect, MAX_ATTACHMENTS, Move, Source, Switch, SwitchConfig, Verdict,
+};
 
 /// Connections on the gateway's own port: all nodes, and some who only ask.
 const MAX_NODE_PORTS: usize = MAX_ATTACHMENTS + 64;
@@ -455,7 +457,7 @@ impl Driver {
         let verdict = self
             .switch
             .handle_frame(now, Source::Attachment(who), frame);
-        if let (super::switch::Verdict::Accepted, Some(frame)) = (verdict, captured) {
+        if let (Verdict::Accepted, Some(frame)) = (verdict, captured) {
             self.record(now, &frame);
         }
     }
