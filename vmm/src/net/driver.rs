@@ -18,12 +18,14 @@ use super::clients::{Clients, MAX_CONNECTIONS};
 use super::fence::AttachmentId;
 use super::gateway::GatewayConfig;
 use super::host::{GUEST_ADDRESS, HOST_ADDRESS, HOST_MAC, HostStack, PREFIX_LEN};
-use super::node_port::{NodePort, Peer, Read};
+use super::node_port::{HELLO_TIMEOUT, NodePort, Peer, Read};
 use super::packet::FrameBuf;
 use super::protocol::{DecodeError, Hello, Rejection, ToGateway, ToNode, VERSION, Welcome};
 use super::readiness::ReadySet;
-use super::stats::{CaptureStats, GatewayStats, MAX_MOVES, PortMove, VmStats};
-use super::switch::{AttachError, Effect, MAX_ATTACHMENTS, Move, Source, Switch, SwitchConfig};
+use super::stats::{CaptureStats, GatewayStats, MAX_MOVES, PortMove, VmStats, hex};
+use super::switch::{
+    AttachError, Effect, MAX_ATTACHMENTS, Move, Source, Switch, SwitchConfig, Verdict,
+};
 
 /// Connections on the gateway's own port: all nodes, and some who only ask.
 const MAX_NODE_PORTS: usize = MAX_ATTACHMENTS + 64;
@@ -129,7 +131,7 @@ impl Driver {
         let seed = id
             .first_chunk()
             .map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let stack = HostStack::new(Duration::ZERO, seed);
+        let stack = HostStack::new(Duration::ZERO, seed, config.ack_delay);
         Driver {
             id,
             welcome: Welcome {
@@ -190,7 +192,7 @@ impl Driver {
         }
         self.handle_timeouts(now);
         self.settle(now);
-        self.flush_nodes(now);
+        self.flush_nodes();
 
         if let Some(at) = self.poll_timeout(now) {
             let at = (self.started + at.max(now + MIN_SLEEP)).into();
@@ -207,8 +209,8 @@ impl Driver {
 
     fn poll_timeout(&mut self, now: Duration) -> Option<Duration> {
         let greeting = |node: &NodePort| match node.peer {
-            Peer::Unknown { until } => Some(until),
-            Peer::Node(_) | Peer::Answered => None,
+            Peer::Unknown { until } | Peer::Answered { until } => Some(until),
+            Peer::Node(_) => None,
         };
         let nodes = self.nodes.values().filter_map(greeting).min();
         let listeners = self
@@ -228,12 +230,17 @@ impl Driver {
     fn handle_timeouts(&mut self, now: Duration) {
         self.switch.handle_timeout(now);
         let late = |(id, node): (&u64, &NodePort)| match node.peer {
-            Peer::Unknown { until } if until <= now => Some(*id),
+            Peer::Unknown { until } | Peer::Answered { until } if until <= now => {
+                Some((*id, node.peer))
+            }
             _ => None,
         };
-        let late: Vec<u64> = self.nodes.iter().filter_map(late).collect();
-        for id in late {
-            self.dismiss(now, id, "it did not say who it is");
+        let late: Vec<(u64, Peer)> = self.nodes.iter().filter_map(late).collect();
+        for (id, peer) in late {
+            match peer {
+                Peer::Unknown { .. } => self.dismiss(id, "it did not say who it is"),
+                Peer::Answered { .. } | Peer::Node(_) => self.close_node(id),
+            }
         }
         for listening in &mut self.listeners {
             if listening.retry_at.is_some_and(|at| at <= now) {
@@ -311,18 +318,18 @@ impl Driver {
             return;
         };
         node.woken();
-        for turn in 0.. {
+        for reads in 0.. {
             let Some(node) = self.nodes.get_mut(&id) else {
                 return;
             };
-            match node.read(turn) {
+            match node.read(reads) {
                 Read::Pending => return,
                 Read::Closed => {
                     if let (Peer::Unknown { .. }, true) = (node.peer, node.inbox.is_amid_message())
                     {
-                        self.dismiss(now, id, "it left amid its first message");
+                        self.dismiss(id, "it left amid its first message");
                     } else {
-                        self.close_node(now, id);
+                        self.close_node(id);
                     }
                     return;
                 }
@@ -332,7 +339,7 @@ impl Driver {
                 if let DecodeError::Version { .. } = error {
                     self.reject(now, id, Rejection::Version { gateway: VERSION });
                 } else {
-                    self.dismiss(now, id, &error.to_string());
+                    self.dismiss(id, &error.to_string());
                 }
                 return;
             }
@@ -355,7 +362,7 @@ impl Driver {
                 }
                 (Peer::Unknown { .. }, ToGateway::Hello(hello)) => self.attach(now, id, &hello),
                 (Peer::Unknown { .. }, ToGateway::Query) => self.answer(now, id),
-                (Peer::Answered, _) => {}
+                (Peer::Answered { .. }, _) => {}
                 (Peer::Node(_), ToGateway::Hello(_) | ToGateway::Query)
                 | (Peer::Unknown { .. }, ToGateway::Frame(_) | ToGateway::Announce(_)) => {
                     return Err(DecodeError::Magic);
@@ -406,38 +413,40 @@ impl Driver {
         };
         let queued = node.send(message);
         assert!(queued, "the first message always has room");
-        node.peer = Peer::Answered;
+        node.peer = Peer::Answered {
+            until: now + HELLO_TIMEOUT,
+        };
         if !node.flush() {
-            self.close_node(now, id);
+            self.close_node(id);
         }
     }
 
     /// Closes the connection of somebody who is no node.
-    fn dismiss(&mut self, now: Duration, id: u64, why: &str) {
+    fn dismiss(&mut self, id: u64, why: &str) {
         if let Some(node) = self.nodes.get(&id) {
             tracing::warn!(peer = %node.address, reason = why, "a stranger's connection is closed");
             self.counts.strangers += 1;
         }
-        self.close_node(now, id);
+        self.close_node(id);
     }
 
-    fn close_node(&mut self, now: Duration, id: u64) {
+    fn close_node(&mut self, id: u64) {
         let Some(node) = self.nodes.remove(&id) else {
             return;
         };
         if let Peer::Node(who) = node.peer {
             tracing::info!(peer = %node.address, "a node is gone");
             self.attached.remove(&who);
-            self.switch.handle_detach(now, who);
+            self.switch.handle_detach(who);
         }
         self.resume_listeners();
     }
 
-    fn flush_nodes(&mut self, now: Duration) {
+    fn flush_nodes(&mut self) {
         let gone = |(id, node): (&u64, &mut NodePort)| (!node.flush()).then_some(*id);
         let gone: Vec<u64> = self.nodes.iter_mut().filter_map(gone).collect();
         for id in gone {
-            self.close_node(now, id);
+            self.close_node(id);
         }
     }
 
@@ -448,7 +457,7 @@ impl Driver {
         let verdict = self
             .switch
             .handle_frame(now, Source::Attachment(who), frame);
-        if let (super::switch::Verdict::Accepted, Some(frame)) = (verdict, captured) {
+        if let (Verdict::Accepted, Some(frame)) = (verdict, captured) {
             self.record(now, &frame);
         }
     }
@@ -527,28 +536,13 @@ impl Driver {
         let counters = self.switch.counters();
         let clients = self.clients.counts();
         let kept_dropped: u64 = self.switch.ports().map(|port| port.kept_dropped).sum();
-        let hex = |id: &[u8]| {
-            id.iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-        };
-        let unix_ms = |at: Duration| (self.started_unix + at).as_millis() as u64;
+        let stamped = |moved| PortMove::new(moved, self.started_unix);
+        let moves = self.counts.moves.iter().map(stamped);
         GatewayStats {
             gateway: hex(&self.id),
             uptime_ms: now.as_millis() as u64,
             repeat: self.repeat,
-            vms: self
-                .switch
-                .ports()
-                .map(|port| VmStats {
-                    name: port.name,
-                    life: port.life.to_string(),
-                    generation: port.highest.map(|token| token.generation),
-                    won: port.highest.map(|token| token.won),
-                    speaker: port.holder.map(|holder| holder.to_string()),
-                    speaking: port.speaking,
-                })
-                .collect(),
+            vms: VmStats::of(self.switch.ports()),
             nodes: self.attached.len() as u64,
             frames_from_guests: counters.from_guests,
             frames_to_guests: counters.to_guests,
@@ -557,20 +551,7 @@ impl Driver {
             frames_repeated: counters.repeated,
             frames_held: counters.held,
             frames_dropped: counters.unheard + self.counts.overflowed + kept_dropped,
-            port_moves: self
-                .counts
-                .moves
-                .iter()
-                .map(|moved| PortMove {
-                    at_unix_ms: unix_ms(moved.at),
-                    life: moved.life.to_string(),
-                    generation: moved.token.generation,
-                    won: moved.token.won,
-                    frames_repeated: moved.repeated,
-                    frames_held: moved.held,
-                    frames_handled: moved.handled,
-                })
-                .collect(),
+            port_moves: moves.collect(),
             connections_open: self.clients.len() as u64,
             connections_opened: clients.opened,
             connections_reset: clients.reset,

@@ -57,12 +57,14 @@ pub struct HostStack {
     wire: Wire,
     time_wait: VecDeque<SocketHandle>,
     next_port: u16,
+    ack_delay: Duration,
 }
 
 impl HostStack {
     /// A stack without connections. `seed` makes its sequence numbers and ports
-    /// unlike those of an earlier gateway.
-    pub fn new(now: Duration, seed: u64) -> Self {
+    /// unlike those of an earlier gateway. `ack_delay` is how long an
+    /// acknowledgement may wait for data to go with; zero sends it at once.
+    pub fn new(now: Duration, seed: u64, ack_delay: Duration) -> Self {
         let mut wire = Wire::default();
         let mut config = Config::new(EthernetAddress(HOST_MAC.0).into());
         config.random_seed = seed;
@@ -78,6 +80,7 @@ impl HostStack {
             wire,
             time_wait: VecDeque::new(),
             next_port: EPHEMERAL.start() + (seed % u64::from(ports)) as u16,
+            ack_delay,
         }
     }
 
@@ -116,7 +119,8 @@ impl HostStack {
         let buffer = || tcp::SocketBuffer::new(vec![0; SOCKET_BUFFER]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
+        let delay = (!self.ack_delay.is_zero()).then(|| self.ack_delay.into());
+        socket.set_ack_delay(delay);
         let port = self.unused_port()?;
         let remote = (*guest.ip(), guest.port());
         socket
@@ -321,7 +325,7 @@ mod tests {
 
     #[test]
     fn answers_a_ping_for_itself_only() {
-        let mut stack = HostStack::new(Duration::ZERO, 1);
+        let mut stack = HostStack::new(Duration::ZERO, 1, Duration::ZERO);
         stack.handle_frame(ping(HOST_ADDRESS).into());
         let reply = stack.poll_frame().expect("an echo reply");
         let ethernet = EthernetFrame::new_checked(&reply[..]).expect("a frame");
@@ -347,7 +351,7 @@ mod tests {
 
     #[test]
     fn answers_arp() {
-        let mut stack = HostStack::new(Duration::ZERO, 1);
+        let mut stack = HostStack::new(Duration::ZERO, 1, Duration::ZERO);
         let mut request =
             super::super::announce::gratuitous_arp(MacAddress(GUEST_MAC.0), GUEST_ADDRESS);
         request[38..42].copy_from_slice(&HOST_ADDRESS.octets());
@@ -360,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_connection_asks_for_the_guest_and_needs_a_real_address() {
-        let mut stack = HostStack::new(Duration::ZERO, u64::MAX);
+        let mut stack = HostStack::new(Duration::ZERO, u64::MAX, Duration::ZERO);
         assert!(stack.connect(SocketAddrV4::new(GUEST_ADDRESS, 0)).is_none());
         let connection = stack
             .connect(SocketAddrV4::new(GUEST_ADDRESS, 80))
@@ -378,7 +382,7 @@ mod tests {
 
     #[test]
     fn every_connection_has_a_port_of_its_own() {
-        let mut stack = HostStack::new(Duration::ZERO, u64::from(u16::MAX));
+        let mut stack = HostStack::new(Duration::ZERO, u64::from(u16::MAX), Duration::ZERO);
         let guest = SocketAddrV4::new(GUEST_ADDRESS, 80);
         let handles: Vec<_> = (0..100)
             .map(|_| stack.connect(guest).expect("a socket"))

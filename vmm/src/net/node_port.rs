@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::fence::AttachmentId;
 use super::protocol::{Inbox, Message, ToNode};
 
-/// How long a new connection may take to say who it is.
+/// How long a new connection may take to say who it is, and to take an answer.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes that wait for a node. A node that takes nothing for so long (a stopped
@@ -30,8 +30,8 @@ pub(super) enum Peer {
     Unknown { until: Duration },
     /// A node.
     Node(AttachmentId),
-    /// It has been answered; the connection closes when the answer is written.
-    Answered,
+    /// It has been answered; the connection closes when the answer is written, or then.
+    Answered { until: Duration },
 }
 
 /// What a read came to.
@@ -81,10 +81,10 @@ impl NodePort {
         self.writable = true;
     }
 
-    /// Reads once, at most [`READS_PER_TURN`] times with rising `turn`; then the
-    /// connection is woken again later.
-    pub(super) fn read(&mut self, turn: usize) -> Read {
-        if turn >= READS_PER_TURN {
+    /// Reads once. `reads` counts those since the connection was woken: after
+    /// [`READS_PER_TURN`] it is woken again, and reads on when others had their turn.
+    pub(super) fn read(&mut self, reads: usize) -> Read {
+        if reads >= READS_PER_TURN {
             self.waker.wake_by_ref();
             return Read::Pending;
         }
@@ -127,7 +127,7 @@ impl NodePort {
         if self.written == self.outbox.len() {
             self.outbox.clear();
             self.written = 0;
-            return self.peer != Peer::Answered;
+            return !matches!(self.peer, Peer::Answered { .. });
         }
         // Moving the rest to the front pays once it is the smaller part.
         if self.written > self.outbox.len() / 2 {

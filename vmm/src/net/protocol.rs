@@ -45,7 +45,8 @@ const LENGTH_LEN: usize = 4;
 /// A node introduces itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// The VM's name, for people: at most [`MAX_NAME_LEN`] bytes.
+    /// The VM's name, for people: at most [`MAX_NAME_LEN`] bytes, no control
+    /// characters.
     pub name: String,
     /// The VM's life.
     pub life: LifeId,
@@ -288,7 +289,8 @@ impl<'a> Message<'a> for ToGateway<'a> {
                 let incarnation = IncarnationId(body.take()?);
                 let announcement = body.announcement()?;
                 let name = std::str::from_utf8(body.rest()).ok();
-                let name = name.filter(|name| name.len() <= MAX_NAME_LEN);
+                let name = name
+                    .filter(|name| name.len() <= MAX_NAME_LEN && !name.contains(char::is_control));
                 let name = name.ok_or(DecodeError::Body(kind))?.to_owned();
                 body.finish(ToGateway::Hello(Hello {
                     name,

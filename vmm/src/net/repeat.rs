@@ -3,12 +3,14 @@
 //! A primary that dies has swallowed what it had received and its backup had not
 //! acknowledged, and the peers' TCP would notice only at their retransmission
 //! timeout (200 ms and more). So the gateway keeps what it forwarded to a guest
-//! within the last detection window, and repeats it to the new speaker in the
-//! old order, before anything newer.
+//! within the last window, and repeats it to the new speaker in the old order,
+//! before anything newer. The window is the detection window before the guest was
+//! last heard: while a guest is silent nothing ages, so that neither a slow
+//! detection nor a slow arbiter turns into lost frames.
 //!
 //! ```text
-//!    forwarded ──────► kept ──► older than the window, or over the bound: forgotten
-//!    arrived while ──►  │
+//!    forwarded ──────► kept ──► a window older than the guest's last word,
+//!    arrived while ──►  │       or over a bound: forgotten
 //!    nobody speaks      └─ the port moves ──► repeated, unless surely handled
 //! ```
 //!
@@ -34,9 +36,8 @@ pub const MAX_KEPT_FRAMES: usize = 65_536;
 /// the gateway's memory.
 pub const MAX_KEPT_BYTES: usize = 32 << 20;
 
-/// While nobody speaks for the guest its frames do not age, so that a slow
-/// arbiter does not turn into lost frames; but nothing is kept longer than this:
-/// the peers' own retransmissions have long taken over.
+/// Nothing is kept longer than this for a guest that is silent: the peers' own
+/// retransmissions have long taken over.
 pub const MAX_SILENCE: Duration = Duration::from_secs(30);
 
 struct Kept {
@@ -76,20 +77,22 @@ pub struct KeptFrames {
     frames: VecDeque<Kept>,
     bytes: usize,
     acks: VecDeque<Heard>,
-    /// Since when nobody speaks.
-    silent_since: Option<Duration>,
+    /// When the guest was last heard.
+    heard: Duration,
+    speaking: bool,
     dropped: u64,
 }
 
 impl KeptFrames {
-    /// Keeps frames for `window`. Nobody speaks yet.
+    /// Keeps frames for `window` before the guest's last word. Nobody speaks yet.
     pub fn new(window: Duration) -> Self {
         KeptFrames {
             window,
             frames: VecDeque::new(),
             bytes: 0,
             acks: VecDeque::new(),
-            silent_since: Some(Duration::ZERO),
+            heard: Duration::ZERO,
+            speaking: false,
             dropped: 0,
         }
     }
@@ -101,7 +104,7 @@ impl KeptFrames {
         self.frames.push_back(Kept {
             at: now,
             frame,
-            delivered: self.silent_since.is_none(),
+            delivered: self.speaking,
         });
         while self.frames.len() > MAX_KEPT_FRAMES || self.bytes > MAX_KEPT_BYTES {
             self.forget_oldest();
@@ -109,12 +112,13 @@ impl KeptFrames {
         }
     }
 
-    /// A frame came from the guest: its acknowledgement is noted.
+    /// A frame came from the guest: it lives, and its acknowledgement is noted.
     pub fn handle_output(&mut self, now: Duration, frame: &[u8]) {
+        self.heard = now;
+        self.expire(now);
         let Some(tcp) = TcpSegment::parse(frame).filter(|tcp| tcp.flags.ack()) else {
             return;
         };
-        self.expire(now);
         let flow = (tcp.destination, tcp.source);
         self.acks.push_back(Heard {
             at: now,
@@ -127,9 +131,8 @@ impl KeptFrames {
     }
 
     /// Nobody speaks for the guest from now on.
-    pub fn handle_silence(&mut self, now: Duration) {
-        self.expire(now);
-        self.silent_since.get_or_insert(now);
+    pub fn handle_silence(&mut self) {
+        self.speaking = false;
     }
 
     /// A new speaker has the port: hands out what it should see before anything
@@ -137,7 +140,7 @@ impl KeptFrames {
     /// has what it was sent and gets only what came meanwhile.
     pub fn handle_speaker(&mut self, now: Duration, moved: bool) -> Repeat {
         self.expire(now);
-        self.silent_since = None;
+        self.speaking = true;
         let mut repeat = Repeat::default();
         let plan = if moved {
             self.missed()
@@ -145,15 +148,19 @@ impl KeptFrames {
             vec![true; self.frames.len()]
         };
         for (kept, missed) in self.frames.iter_mut().zip(plan) {
-            match (kept.delivered, missed) {
-                (true, _) if !moved => continue,
-                (true, true) => repeat.repeated += 1,
-                (false, true) => repeat.held += 1,
-                (_, false) => {
-                    repeat.handled += 1;
-                    continue;
-                }
+            if kept.delivered && !moved {
+                continue;
             }
+            if !missed {
+                repeat.handled += 1;
+                continue;
+            }
+            let count = if kept.delivered {
+                &mut repeat.repeated
+            } else {
+                &mut repeat.held
+            };
+            *count += 1;
             repeat.frames.push(kept.frame.clone());
             // The new speaker may die as well.
             (kept.at, kept.delivered) = (now, true);
@@ -197,12 +204,10 @@ impl KeptFrames {
 
     /// Forgets what is too old at `now`.
     pub fn expire(&mut self, now: Duration) {
-        let keep = if self.silent_since.is_some() {
-            MAX_SILENCE
-        } else {
-            self.window
+        let (heard, window) = (self.heard, self.window);
+        let too_old = |at: Duration| {
+            heard.saturating_sub(at) > window || now.saturating_sub(at) > MAX_SILENCE
         };
-        let too_old = |at: Duration| now.saturating_sub(at) > keep;
         while self.frames.front().is_some_and(|kept| too_old(kept.at)) {
             self.forget_oldest();
         }
@@ -253,6 +258,7 @@ mod tests {
     fn spoken() -> KeptFrames {
         let mut kept = KeptFrames::new(WINDOW);
         kept.handle_speaker(ms(0), false);
+        kept.handle_output(ms(0), &plain(0));
         kept
     }
 
@@ -289,17 +295,19 @@ mod tests {
         for (at, tag) in [(0, 1), (300, 2), (650, 3), (800, 4)] {
             kept.handle_forward(ms(at), plain(tag));
         }
+        kept.handle_output(ms(900), &plain(0));
         let repeat = kept.handle_speaker(ms(900), true);
         assert_eq!(tags(&repeat), [2, 3, 4]);
         assert_eq!((repeat.repeated, repeat.held), (3, 0));
     }
 
     #[test]
-    fn frames_do_not_age_while_nobody_speaks() {
+    fn frames_do_not_age_while_the_guest_is_silent() {
         let mut kept = spoken();
         kept.handle_forward(ms(0), plain(1));
         kept.handle_forward(ms(900), plain(2));
-        kept.handle_silence(ms(1000));
+        kept.handle_output(ms(1000), &plain(0));
+        kept.handle_silence();
         kept.handle_forward(ms(5000), plain(3));
         let repeat = kept.handle_speaker(ms(9000), true);
         assert_eq!(tags(&repeat), [2, 3]);
@@ -310,8 +318,9 @@ mod tests {
     fn silence_has_an_end() {
         let mut kept = spoken();
         kept.handle_forward(ms(0), plain(1));
-        kept.handle_silence(ms(100));
-        kept.expire(ms(200) + MAX_SILENCE);
+        kept.expire(MAX_SILENCE);
+        assert!(!kept.is_empty());
+        kept.expire(ms(1) + MAX_SILENCE);
         assert!(kept.is_empty());
     }
 
@@ -319,7 +328,7 @@ mod tests {
     fn a_speaker_that_returns_gets_only_what_came_meanwhile() {
         let mut kept = spoken();
         kept.handle_forward(ms(0), plain(1));
-        kept.handle_silence(ms(10));
+        kept.handle_silence();
         kept.handle_forward(ms(20), plain(2));
         assert_eq!(tags(&kept.handle_speaker(ms(30), false)), [2]);
     }
@@ -329,6 +338,7 @@ mod tests {
         let mut kept = spoken();
         kept.handle_forward(ms(0), plain(1));
         assert_eq!(tags(&kept.handle_speaker(ms(500), true)), [1]);
+        kept.handle_output(ms(1000), &plain(0));
         kept.handle_forward(ms(700), plain(2));
         assert_eq!(tags(&kept.handle_speaker(ms(1000), true)), [1, 2]);
     }

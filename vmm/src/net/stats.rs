@@ -1,7 +1,11 @@
 //! What the gateway tells about itself: values that `ftvm status` and the demo
 //! read over the gateway's port, as JSON.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+use super::switch::{Move, PortReport};
 
 /// The gateway's statistics since its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,7 +16,7 @@ pub struct GatewayStats {
     pub uptime_ms: u64,
     /// Whether frames are kept and repeated when a guest's port moves.
     pub repeat: bool,
-    /// The VMs that it has seen.
+    /// The VMs that it has seen: those spoken for first (at most [`MAX_VMS`]).
     pub vms: Vec<VmStats>,
     /// Nodes attached now.
     pub nodes: u64,
@@ -46,8 +50,12 @@ pub struct GatewayStats {
     pub capture: Option<CaptureStats>,
 }
 
-/// How many moves the statistics remember.
+/// How many moves the statistics remember. With [`MAX_VMS`] it keeps the whole
+/// within one message of the protocol.
 pub const MAX_MOVES: usize = 64;
+
+/// How many VMs the statistics tell of.
+pub const MAX_VMS: usize = 64;
 
 /// A VM at the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,4 +100,92 @@ pub struct CaptureStats {
     pub frames: u64,
     /// Why it has stopped, if it has.
     pub error: Option<String>,
+}
+
+impl VmStats {
+    /// Those of the switch's ports that matter most.
+    pub(super) fn of(ports: impl Iterator<Item = PortReport>) -> Vec<VmStats> {
+        let mut ports: Vec<PortReport> = ports.collect();
+        ports.sort_by_key(|port| !port.speaking);
+        ports.truncate(MAX_VMS);
+        let stats = |port: PortReport| VmStats {
+            name: port.name,
+            life: port.life.to_string(),
+            generation: port.highest.map(|token| token.generation),
+            won: port.highest.map(|token| token.won),
+            speaker: port.holder.map(|holder| holder.to_string()),
+            speaking: port.speaking,
+        };
+        ports.into_iter().map(stats).collect()
+    }
+}
+
+impl PortMove {
+    /// `started` is when the gateway started, since the Unix epoch.
+    pub(super) fn new(moved: &Move, started: Duration) -> PortMove {
+        PortMove {
+            at_unix_ms: (started + moved.at).as_millis() as u64,
+            life: moved.life.to_string(),
+            generation: moved.token.generation,
+            won: moved.token.won,
+            frames_repeated: moved.repeated,
+            frames_held: moved.held,
+            frames_handled: moved.handled,
+        }
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fence::{IncarnationId, LifeId, Token};
+    use super::super::protocol::{MAX_MESSAGE_LEN, MAX_NAME_LEN, Message, ToNode};
+    use super::*;
+
+    const HIGHEST: Token = Token {
+        generation: u64::MAX,
+        won: false,
+    };
+
+    fn port(n: usize, speaking: bool) -> PortReport {
+        PortReport {
+            // Every byte of it is escaped in JSON.
+            name: "\"".repeat(MAX_NAME_LEN),
+            life: LifeId([n as u8; 16]),
+            highest: Some(HIGHEST),
+            holder: Some(IncarnationId([0xff; 16])),
+            speaking,
+            kept_dropped: u64::MAX,
+        }
+    }
+
+    #[test]
+    fn sec_2_the_largest_statistics_fit_one_message() {
+        let counts = u64::MAX;
+        let moved = Move {
+            at: Duration::from_secs(1 << 50),
+            life: LifeId([0xff; 16]),
+            token: HIGHEST,
+            repeated: counts,
+            held: counts,
+            handled: counts,
+        };
+        let stats = GatewayStats {
+            vms: VmStats::of((0..1000).map(|n| port(n, n == 999))),
+            port_moves: vec![PortMove::new(&moved, Duration::ZERO); MAX_MOVES],
+            ..GatewayStats::default()
+        };
+        assert!(stats.vms[0].speaking, "whoever speaks comes first");
+        let json = serde_json::to_vec(&stats).expect("plain data");
+        // The counters at their largest, and some room for more of them.
+        assert!(json.len() + 4096 < MAX_MESSAGE_LEN, "{} bytes", json.len());
+        ToNode::Stats(&json).encode(&mut Vec::new());
+        assert_eq!(
+            serde_json::from_slice::<GatewayStats>(&json).expect("read back"),
+            stats
+        );
+    }
 }

@@ -48,7 +48,8 @@ pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
 pub struct SwitchConfig {
     /// The gateway's own address: never learned anywhere else.
     pub host: MacAddress,
-    /// For how long frames are kept for repeating; `None` keeps and repeats nothing.
+    /// For how long before a guest's last word frames are kept for repeating;
+    /// `None` keeps and repeats nothing.
     pub repeat_window: Option<Duration>,
 }
 
@@ -243,16 +244,18 @@ impl Switch {
         {
             FenceVerdict::Listens => {
                 attachment.told = None;
-                self.note_silence(now, who);
+                self.note_silence(who);
             }
             FenceVerdict::Refused { highest } => {
                 attachment.told = Some(highest);
                 self.effects.push_back(Effect::Refuse(who, highest));
-                self.note_silence(now, who);
+                self.note_silence(who);
             }
             FenceVerdict::Speaks { before, moved } => {
                 attachment.told = None;
-                if let Some(before) = before {
+                // The node that lost its voice learns it at once (FAIL-3); an older
+                // connection of the same one has nothing to learn.
+                if let Some(before) = before.filter(|_| moved) {
                     self.refuse_once(before, said.token);
                 }
                 self.speak(now, who, said.token, moved);
@@ -297,9 +300,9 @@ impl Switch {
     ///
     /// # Panics
     /// If `who` is not attached.
-    pub fn handle_detach(&mut self, now: Duration, who: AttachmentId) {
+    pub fn handle_detach(&mut self, who: AttachmentId) {
         self.attachment(who).1.fence.handle_detach(who);
-        self.note_silence(now, who);
+        self.note_silence(who);
         self.attachments.remove(&who);
     }
 
@@ -444,13 +447,13 @@ impl Switch {
         }
     }
 
-    /// If nobody speaks at the port of `who` now, its frames stop ageing.
-    fn note_silence(&mut self, now: Duration, who: AttachmentId) {
+    /// If nobody speaks at the port of `who` now, its frames are held.
+    fn note_silence(&mut self, who: AttachmentId) {
         let (_, port) = self.attachment(who);
         if port.fence.speaker().is_none()
             && let Some(kept) = &mut port.kept
         {
-            kept.handle_silence(now);
+            kept.handle_silence();
         }
     }
 

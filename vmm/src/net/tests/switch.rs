@@ -285,7 +285,7 @@ fn fail_6_a_higher_token_takes_the_port_at_once() {
 fn fail_6_the_fence_outlives_disconnection() {
     let mut net = Net::new(true);
     let winner = net.speaker(1, 2, token(1, true));
-    net.switch.handle_detach(ms(1), winner);
+    net.switch.handle_detach(winner);
     let stale = net.speaker(1, 1, token(1, false));
     assert_eq!(
         net.node_sends(2, stale, frame(HOST, GUEST, 1)),
@@ -326,7 +326,8 @@ fn repeats_in_order_and_new_frames_come_after() {
     for (at, tag) in [(100, 1), (1000, 2), (1300, 3)] {
         net.host_sends(at, frame(GUEST, HOST, tag));
     }
-    net.switch.handle_detach(ms(1400), primary);
+    net.node_sends(1350, primary, frame(HOST, GUEST, 0));
+    net.switch.handle_detach(primary);
     net.host_sends(1500, frame(GUEST, HOST, 4));
     net.effects();
 
@@ -354,7 +355,7 @@ fn no_repeat_keeps_nothing_and_says_what_was_lost() {
     let mut net = Net::new(false);
     let primary = net.speaker(1, 1, token(1, false));
     net.host_sends(0, frame(MacAddress::BROADCAST, HOST, 1));
-    net.switch.handle_detach(ms(1), primary);
+    net.switch.handle_detach(primary);
     net.host_sends(2, frame(MacAddress::BROADCAST, HOST, 2));
     net.effects();
     net.speaker(1, 2, token(1, true));
@@ -378,7 +379,7 @@ fn the_same_incarnation_returning_is_no_move() {
     let mut net = Net::new(true);
     let first = net.speaker(1, 1, token(1, false));
     net.host_sends(0, frame(MacAddress::BROADCAST, HOST, 1));
-    net.switch.handle_detach(ms(1), first);
+    net.switch.handle_detach(first);
     let missed = frame(MacAddress::BROADCAST, HOST, 2);
     net.host_sends(2, missed.clone());
     net.effects();
@@ -405,10 +406,10 @@ fn sec_2_lives_and_attachments_are_bounded() {
     assert_eq!(attach(&mut net, 0), Err(AttachError::TooManyAttachments));
     let all: Vec<_> = net.switch.attachments.keys().copied().collect();
     all.into_iter()
-        .for_each(|who| net.switch.handle_detach(ms(0), who));
+        .for_each(|who| net.switch.handle_detach(who));
     for n in 0..MAX_LIVES {
         let who = attach(&mut net, n).expect("within the bound");
-        net.switch.handle_detach(ms(0), who);
+        net.switch.handle_detach(who);
     }
     assert_eq!(attach(&mut net, MAX_LIVES), Err(AttachError::TooManyLives));
     attach(&mut net, 0).expect("a life that is known keeps its place");
