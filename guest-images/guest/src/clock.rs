@@ -144,6 +144,11 @@ impl Clock {
         self.unix_seconds_at_boot * Micros::SECOND + self.now().0
     }
 
+    /// A time of [`unix_micros`](Self::unix_micros), counted from boot.
+    pub fn from_unix_micros(&self, unix_micros: u64) -> Micros {
+        Micros(unix_micros.saturating_sub(self.unix_seconds_at_boot * Micros::SECOND))
+    }
+
     /// Waits for an interrupt, or for a time not long before `deadline`, having
     /// told the devices `before`.
     pub fn wait(&mut self, deadline: Option<Micros>, mut before: Before) -> Events {

@@ -86,17 +86,17 @@ impl NetDevice {
         if self.receiver.queue.unpublished() >= RECEIVE_BATCH && self.receiver.queue.publish() {
             notify_queues |= 1 << RECEIVE;
         }
-        // For frames that came in before this wish, the interrupt is pending already: it was
-        // wished for before the last wait as well.
-        self.receiver.queue.want_interrupt(true);
+        // No interrupt comes for a frame that came in before it was asked for.
+        let received = self.receiver.queue.want_interrupt(true);
         if self.transmitter.queue.publish() {
             notify_queues |= 1 << TRANSMIT;
         }
-        self.transmitter.want_interrupt();
+        let room = self.transmitter.want_interrupt();
         Before {
             notify_register: self.transport.notify_register(),
             notify_queues,
             pit_ticks: 0,
+            no_halt: received || room,
         }
     }
 
@@ -178,8 +178,9 @@ impl Transmitter {
     }
 
     /// Sent frames are worth an interrupt only when there is no room for more.
-    fn want_interrupt(&mut self) {
+    /// True if there was none and is again.
+    fn want_interrupt(&mut self) -> bool {
         let full = !self.ready();
-        self.queue.want_interrupt(full);
+        self.queue.want_interrupt(full) && full
     }
 }
