@@ -7,10 +7,12 @@
 //!                      served
 //! ```
 //!
-//! The pool of sockets is fixed, so that memory is; all that are not in use
-//! listen, and a burst of connects finds each its own.
+//! A socket that is not in use listens; `network` adds sockets as clients come.
 
-use crate::{host::Machine, network::{Network, PORT}};
+use crate::{
+    host::Machine,
+    network::{Network, listen},
+};
 use alloc::{format, vec::Vec};
 use ftvm_guest::clock::Micros;
 use resp_kv::{
@@ -18,26 +20,17 @@ use resp_kv::{
     reply::Reply,
     server::{After, ClientId, Host, Server},
 };
-use smoltcp::{
-    iface::SocketHandle,
-    socket::tcp::{Socket, State},
-};
+use smoltcp::socket::tcp::{Socket, State};
 
-/// Clients at one time.
-const CONNECTIONS: usize = 128;
 /// While more than this waits to be sent to a client, no more is read from it.
 const MAX_QUEUED_BYTES: usize = 64 << 10;
-/// A peer that has been silent for longer may lose its connection to a new one.
+/// A peer that has been silent for longer may lose its connection to another.
 const SILENCE: Micros = Micros(60_000_000);
 
-/// All connections.
+/// All connections, each beside the socket of the same number.
+#[derive(Default)]
 pub(crate) struct Connections {
-    slots: Vec<Slot>,
-}
-
-struct Slot {
-    handle: SocketHandle,
-    connection: Option<Connection>,
+    slots: Vec<Option<Connection>>,
 }
 
 struct Connection {
@@ -50,15 +43,6 @@ struct Connection {
 }
 
 impl Connections {
-    pub(crate) fn new(network: &mut Network) -> Self {
-        let slot = |_| Slot { handle: network.add_socket(), connection: None };
-        let mut connections = Connections { slots: (0..CONNECTIONS).map(slot).collect() };
-        for slot in &mut connections.slots {
-            listen(network.socket(slot.handle));
-        }
-        connections
-    }
-
     /// Does what is to be done on each connection.
     pub(crate) fn serve(
         &mut self,
@@ -67,59 +51,52 @@ impl Connections {
         machine: &mut Machine,
         now: Micros,
     ) {
-        let mut listening = 0;
-        for slot in &mut self.slots {
-            let socket = network.socket(slot.handle);
-            slot.serve(socket, server, machine, now);
-            listening += usize::from(socket.state() == State::Listen);
+        self.slots.resize_with(network.sockets(), || None);
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            serve_slot(slot, network.socket(index), server, machine, now);
         }
-        if listening == 0 {
+        if network.is_full() {
             self.give_up_silent(network, now);
         }
     }
 
     /// Frees a socket for the next client, if some peer seems to be gone.
     fn give_up_silent(&mut self, network: &mut Network, now: Micros) {
-        let last_heard = |slot: &&Slot| slot.connection.as_ref().map(|open| open.last_heard);
-        let oldest = self.slots.iter().filter(|slot| slot.connection.is_some()).min_by_key(last_heard);
-        if let Some(slot) = oldest
-            && last_heard(&slot).is_some_and(|heard| heard.0 + SILENCE.0 < now.0)
+        let heard = self.slots.iter().map(|slot| slot.as_ref().map(|open| open.last_heard));
+        let longest = heard.enumerate().filter_map(|(index, heard)| Some((heard?, index))).min();
+        if let Some((heard, index)) = longest
+            && heard.0 + SILENCE.0 < now.0
         {
-            network.socket(slot.handle).abort();
+            network.socket(index).abort();
         }
     }
 }
 
-impl Slot {
-    fn serve(
-        &mut self,
-        socket: &mut Socket<'_>,
-        server: &mut Server,
-        machine: &mut Machine,
-        now: Micros,
-    ) {
-        match socket.state() {
-            State::Listen | State::SynReceived => {}
-            // The reset or the last acknowledgement may still have to be sent.
-            State::Closed if socket.remote_endpoint().is_some() => self.forget(server),
-            State::Closed => {
-                self.forget(server);
+/// Does what is to be done on one connection.
+fn serve_slot(
+    slot: &mut Option<Connection>,
+    socket: &mut Socket<'_>,
+    server: &mut Server,
+    machine: &mut Machine,
+    now: Micros,
+) {
+    match socket.state() {
+        State::Listen | State::SynReceived => {}
+        State::Closed => {
+            if let Some(connection) = slot.take() {
+                server.disconnect(connection.client);
+            }
+            // Before it listens again, a reset may have to be sent.
+            if socket.remote_endpoint().is_none() {
                 listen(socket);
             }
-            // Waiting would keep the socket from the next client. A peer that missed the
-            // last acknowledgement is reset instead, and is as well rid of the connection.
-            State::TimeWait => socket.abort(),
-            _ => {
-                let connection =
-                    self.connection.get_or_insert_with(|| Connection::new(socket, server, now));
-                connection.serve(socket, server, machine, now);
-            }
         }
-    }
-
-    fn forget(&mut self, server: &mut Server) {
-        if let Some(connection) = self.connection.take() {
-            server.disconnect(connection.client);
+        // Waiting would keep the socket from the next client. A peer that missed the last
+        // acknowledgement is reset instead, and is as well rid of the connection.
+        State::TimeWait => socket.abort(),
+        _ => {
+            let connection = slot.get_or_insert_with(|| Connection::new(socket, server, now));
+            connection.serve(socket, server, machine, now);
         }
     }
 }
@@ -188,8 +165,4 @@ impl Connection {
             }
         }
     }
-}
-
-fn listen(socket: &mut Socket<'_>) {
-    socket.listen(PORT).expect("the socket is closed and the port is not zero");
 }

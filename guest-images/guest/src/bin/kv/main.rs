@@ -40,7 +40,7 @@ fn main(boot: Boot) -> ! {
     let mut machine = Machine { clock: Clock::start() };
     let mut network = Network::new(net, seed(rng.as_mut()), machine.clock.last_known());
     let mut server = Server::new(&mut machine);
-    let mut connections = Connections::new(&mut network);
+    let mut connections = Connections::default();
     println!("kv: listening on {}:{}", network::ADDRESS, network::PORT);
 
     loop {
