@@ -45,10 +45,9 @@ fn main() {
     }
     let target_dir = PathBuf::from(variable("OUT_DIR")).join("guests");
 
-    let mut cargo = Command::new(variable("CARGO"));
-    without_outer_build(&mut cargo);
-    cargo
-        .current_dir(here.join("guest"))
+    // First, so that `flags` sees where the crates' sources are.
+    run(inner_cargo(&here).args(["fetch", "--locked", "--target", TARGET]));
+    run(inner_cargo(&here)
         .args([
             "build",
             "--release",
@@ -58,11 +57,50 @@ fn main() {
             TARGET,
         ])
         .env("CARGO_TARGET_DIR", &target_dir)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(&here).join("\x1f"))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(&here).join("\x1f")));
+
+    let built = target_dir.join(TARGET).join("release");
+    println!("cargo:rustc-env=GUEST_ELF_DIR={}", built.display());
+}
+
+/// Cargo in the guests' workspace, without what the outer cargo set, or its
+/// user set for the outer build.
+fn inner_cargo(here: &Path) -> Command {
+    let mut cargo = Command::new(variable("CARGO"));
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(belongs_to_outer_build) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+        .current_dir(here.join("guest"))
         // Empty, not absent: a wrapper in somebody's cargo configuration is meant as well.
         .env("RUSTC_WRAPPER", "")
         .env("RUSTC_WORKSPACE_WRAPPER", "");
+    cargo
+}
 
+fn belongs_to_outer_build(name: &str) -> bool {
+    let kept = KEPT_CARGO_VARIABLES
+        .iter()
+        .any(|kept| name.starts_with(kept));
+    let prefixes = ["CARGO_", "CLIPPY", "DEP_", "RUSTDOC", "RUSTFLAGS"];
+    let names = [
+        "DEBUG",
+        "HOST",
+        "MAKEFLAGS",
+        "NUM_JOBS",
+        "OPT_LEVEL",
+        "OUT_DIR",
+        "PROFILE",
+        "RUSTC_BOOTSTRAP",
+        "RUSTC_LINKER",
+        "TARGET",
+    ];
+    !kept && (prefixes.iter().any(|prefix| name.starts_with(prefix)) || names.contains(&name))
+}
+
+fn run(cargo: &mut Command) {
     let output = cargo.output().unwrap_or_else(|error| {
         fail(
             &format!("cannot start cargo to build the guests: {error}"),
@@ -70,19 +108,12 @@ fn main() {
         )
     });
     if !output.status.success() {
-        fail(
-            &format!(
-                "the guests in {} did not build. If the target is missing: \
-                 rustup target add {TARGET}",
-                here.join("guest").display()
-            ),
-            &String::from_utf8_lossy(&output.stderr),
+        let what = format!(
+            "the guests did not build ({cargo:?}). If the target is missing: \
+             rustup target add {TARGET}"
         );
+        fail(&what, &String::from_utf8_lossy(&output.stderr));
     }
-    println!(
-        "cargo:rustc-env=GUEST_ELF_DIR={}",
-        target_dir.join(TARGET).join("release").display()
-    );
 }
 
 /// Code for a machine whose ring 0 may be an emulator of integer instructions,
@@ -97,16 +128,21 @@ fn flags(here: &Path) -> Vec<String> {
     ]
     .map(String::from)
     .to_vec();
-    // Paths in panic messages.
+    // Paths in panic messages. Of several that fit, rustc takes the last.
     let mut remap = |from: &Path, to: &str| {
         flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     };
     remap(here, "guest-images");
-    if let Some(home) = cargo_home() {
-        remap(&home, "cargo");
-    }
     if let Some(sysroot) = sysroot() {
         remap(&sysroot, "rust");
+    }
+    if let Some(home) = cargo_home() {
+        remap(&home, "cargo");
+        // One directory for each registry, named by a hash of its address.
+        let sources = home.join("registry/src");
+        for registry in std::fs::read_dir(sources).into_iter().flatten().flatten() {
+            remap(&registry.path(), "crates");
+        }
     }
     flags
 }
@@ -123,35 +159,6 @@ fn sysroot() -> Option<PathBuf> {
         .output()
         .ok()?;
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
-}
-
-/// Removes what the outer cargo set, or its user set for the outer build.
-fn without_outer_build(command: &mut Command) {
-    let kept = |name: &str| {
-        KEPT_CARGO_VARIABLES
-            .iter()
-            .any(|kept| name.starts_with(kept))
-    };
-    for (name, _) in env::vars_os() {
-        let Some(name) = name.to_str() else { continue };
-        let outer = name.starts_with("CARGO_") && !kept(name)
-            || name.starts_with("DEP_")
-            || name.starts_with("RUSTFLAGS")
-            || name.starts_with("RUSTDOC")
-            || name.starts_with("CLIPPY")
-            || [
-                "RUSTC_LINKER",
-                "RUSTC_BOOTSTRAP",
-                "MAKEFLAGS",
-                "TARGET",
-                "HOST",
-            ]
-            .contains(&name)
-            || ["PROFILE", "OPT_LEVEL", "DEBUG", "NUM_JOBS", "OUT_DIR"].contains(&name);
-        if outer {
-            command.env_remove(name);
-        }
-    }
 }
 
 fn variable(name: &str) -> OsString {

@@ -75,7 +75,11 @@ impl PmTimer {
     fn find(rtc_at_boot: u64) -> Option<Self> {
         let last = in32(Self::PORT);
         // The upper bits of a 24-bit timer read as zero; of nothing, as ones.
-        (last <= Self::MASK).then_some(PmTimer { last, total: 0, rtc_at_boot })
+        (last <= Self::MASK).then_some(PmTimer {
+            last,
+            total: 0,
+            rtc_at_boot,
+        })
     }
 
     fn read(&mut self, may_have_wrapped: bool) -> Micros {
@@ -142,6 +146,11 @@ impl Clock {
     /// The time that [`now`](Self::now) gives, since the beginning of 1970.
     pub fn unix_micros(&mut self) -> u64 {
         self.unix_seconds_at_boot * Micros::SECOND + self.now().0
+    }
+
+    /// A time of [`unix_micros`](Self::unix_micros), counted from boot.
+    pub fn from_unix_micros(&self, unix_micros: u64) -> Micros {
+        Micros(unix_micros.saturating_sub(self.unix_seconds_at_boot * Micros::SECOND))
     }
 
     /// Waits for an interrupt, or for a time not long before `deadline`, having

@@ -17,3 +17,9 @@ extern "C" fn guest_fault(vector: u64, error_code: u64, rip: u64, cr2: u64, rsp:
     );
     power::reset()
 }
+
+/// `alloc` comes compiled for unwinding and names this. Panics here do not unwind.
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume() -> ! {
+    power::reset()
+}

@@ -1,7 +1,11 @@
 //! Where ring 3 begins and where a guest's own `main` is called.
 
-use crate::{console, heap, pic, start_info::StartInfo};
-use crate::heap::HeapSpace;
+use crate::{
+    console,
+    heap::{self, HeapSpace},
+    pic,
+    start_info::StartInfo,
+};
 
 /// What a guest's `main` is given.
 pub struct Boot {
@@ -34,6 +38,18 @@ impl Boot {
         heap::init(space);
         console::init();
         pic::init();
-        Boot { command_line: info.command_line(), memory_bytes: info.memory_bytes() }
+        Boot {
+            command_line: info.command_line(),
+            memory_bytes: info.memory_bytes(),
+        }
+    }
+
+    /// The number that the command line gives as `name=number`, if it does.
+    pub fn option(&self, name: &str) -> Option<u64> {
+        self.command_line
+            .split_ascii_whitespace()
+            .filter_map(|word| word.split_once('='))
+            .find(|(given, _)| *given == name)
+            .and_then(|(_, value)| value.parse().ok())
     }
 }

@@ -45,6 +45,7 @@ call_console_write:
 # Wait for an interrupt, with what must be told to devices before it:
 #   rdi = QueueNotify register, esi = queues to notify: bit 0, bit 1
 #   ecx = count to load into PIT channel 0 (its low 16 bits), 0 = none
+#   edx = not 0: there is work already, do not halt
 # → eax = events since the last wait, one bit for each interrupt line
 call_wait:
     test esi, 1
@@ -61,6 +62,8 @@ call_wait:
 3:  cli
     cmp dword ptr [events], 0
     jne 4f
+    test edx, edx
+    jnz 4f
     sti                             # takes effect after hlt has begun: no lost wake-up
     hlt
     cli

@@ -97,9 +97,12 @@ pub struct Before {
     pub notify_queues: u32,
     /// Ticks to load into PIT channel 0: 1 to 65,536, or 0 to leave it alone.
     pub pit_ticks: u32,
+    /// There is work already: do not halt.
+    pub no_halt: bool,
 }
 
-/// Halts until an interrupt fires, unless one has fired since the last wait.
+/// Halts until an interrupt fires, unless one has fired since the last wait or
+/// the caller knows better.
 pub fn wait(before: Before) -> Events {
     let events: u64;
     // SAFETY: the nucleus writes only to the device registers named, changes no memory that
@@ -113,6 +116,7 @@ pub fn wait(before: Before) -> Events {
             in("rdi") before.notify_register,
             in("esi") before.notify_queues,
             in("ecx") before.pit_ticks,
+            in("edx") u32::from(before.no_halt),
         );
     }
     Events(events as u32)

@@ -54,19 +54,30 @@ impl NetDevice {
     pub fn open() -> Self {
         let transport =
             Transport::open(DeviceType::Net, FEATURE_MAC).expect("the machine has no virtio-net");
-        assert!(transport.features() & FEATURE_MAC != 0, "the network card has no MAC address");
+        assert!(
+            transport.features() & FEATURE_MAC != 0,
+            "the network card has no MAC address"
+        );
         let mut mac = [0; 6];
         for (offset, byte) in mac.iter_mut().enumerate() {
             *byte = transport.configuration(offset);
         }
         let queue = |index, direction| transport.queue(index, QUEUE_SIZE, BUFFER_BYTES, direction);
-        let mut receiver = Receiver { queue: queue(RECEIVE, Direction::FromDevice), frames: 0 };
+        let mut receiver = Receiver {
+            queue: queue(RECEIVE, Direction::FromDevice),
+            frames: 0,
+        };
         let transmitter = Transmitter::new(queue(TRANSMIT, Direction::ToDevice));
         transport.start();
         if receiver.offer_all() {
             transport.notify(RECEIVE);
         }
-        NetDevice { transport, mac, receiver, transmitter }
+        NetDevice {
+            transport,
+            mac,
+            receiver,
+            transmitter,
+        }
     }
 
     /// The card's MAC address.
@@ -86,17 +97,17 @@ impl NetDevice {
         if self.receiver.queue.unpublished() >= RECEIVE_BATCH && self.receiver.queue.publish() {
             notify_queues |= 1 << RECEIVE;
         }
-        // For frames that came in before this wish, the interrupt is pending already: it was
-        // wished for before the last wait as well.
-        self.receiver.queue.want_interrupt(true);
+        // No interrupt comes for a frame that came in before it was asked for.
+        let received = self.receiver.queue.want_interrupt(true);
         if self.transmitter.queue.publish() {
             notify_queues |= 1 << TRANSMIT;
         }
-        self.transmitter.want_interrupt();
+        let room = self.transmitter.want_interrupt();
         Before {
             notify_register: self.transport.notify_register(),
             notify_queues,
             pit_ticks: 0,
+            no_halt: received || room,
         }
     }
 
@@ -130,7 +141,9 @@ impl Receiver {
     pub fn receive<R>(&mut self, f: impl FnOnce(&[u8]) -> R) -> R {
         let (id, bytes) = self.queue.take().expect("a frame is ready");
         self.frames += 1;
-        let result = f(self.queue.buffer(id)[..bytes].get(HEADER_BYTES..).unwrap_or(&[]));
+        let result = f(self.queue.buffer(id)[..bytes]
+            .get(HEADER_BYTES..)
+            .unwrap_or(&[]));
         self.queue.offer(id, BUFFER_BYTES);
         result
     }
@@ -144,7 +157,11 @@ impl Receiver {
 impl Transmitter {
     fn new(queue: Queue) -> Self {
         let idle = (0..queue.size()).rev().collect();
-        Transmitter { queue, idle, frames: 0 }
+        Transmitter {
+            queue,
+            idle,
+            frames: 0,
+        }
     }
 
     /// Whether there is room for a frame.
@@ -178,8 +195,9 @@ impl Transmitter {
     }
 
     /// Sent frames are worth an interrupt only when there is no room for more.
-    fn want_interrupt(&mut self) {
+    /// True if there was none and is again.
+    fn want_interrupt(&mut self) -> bool {
         let full = !self.ready();
-        self.queue.want_interrupt(full);
+        self.queue.want_interrupt(full) && full
     }
 }

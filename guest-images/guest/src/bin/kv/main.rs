@@ -1,35 +1,79 @@
-//! tmp
+//! kv: a key-value server that speaks RESP2 on TCP port 6379 of 10.0.2.15.
+//!
+//! ```text
+//!   wait ──► frames in ──► connections: requests → replies ──► frames out ──► wait
+//!     (smoltcp ingress)        (resp-kv)                  (smoltcp egress)
+//! ```
+//!
+//! One round a wake-up. What comes in is worked off as a whole before anything
+//! goes out, so an answer carries the acknowledgement of its request, and all
+//! frames of a round cost one notification of the device.
 #![no_std]
 #![no_main]
-use ftvm_guest::{guest, println, Boot, pic, clock::Clock, virtio::{net::NetDevice, rng::RngDevice}};
-use smoltcp::{iface::*, socket::tcp, wire::*, time::Instant};
+
 extern crate alloc;
-use alloc::vec;
+
+mod connections;
+mod host;
+mod network;
+
+use connections::Connections;
+use ftvm_guest::{
+    Boot,
+    clock::Clock,
+    pic, pit, println,
+    virtio::{net::NetDevice, rng::RngDevice},
+};
+use host::Machine;
+use network::Network;
+use resp_kv::server::Server;
+
+ftvm_guest::guest!(main);
+
 fn main(boot: Boot) -> ! {
-    println!("kv: {} MiB, cmdline {:?}", boot.memory_bytes >> 20, boot.command_line);
-    let mut clock = Clock::start();
-    let mut net = NetDevice::open();
-    println!("net irq {} mac {:x?}", net.line(), net.mac());
+    println!("kv: {} MiB of memory", boot.memory_bytes.div_ceil(1 << 20));
+    let net = NetDevice::open();
     let mut rng = RngDevice::open();
-    pic::enable(1 | 1<<5 | 1<<6);
-    let mut seed=[0u8;32];
-    if let Some(r)=&mut rng { r.fill(&mut seed); println!("seed {:x?}", seed); }
-    let mut c = Config::new(EthernetAddress(net.mac()).into()); c.random_seed = u64::from_le_bytes(seed[..8].try_into().unwrap());
-    let now=|c:&mut Clock| Instant::from_micros(c.last_known().0 as i64);
-    let mut iface = Interface::new(c, &mut net, now(&mut clock));
-    iface.update_ip_addrs(|a| { a.push(IpCidr::new(IpAddress::v4(10, 0, 2, 15), 24)).unwrap(); }); iface.routes_mut().add_default_ipv4_route(Ipv4Address::new(10, 0, 2, 2)).unwrap();
-    let mut set = SocketSet::new(vec![]);
-    let h: alloc::vec::Vec<_> = (0..8).map(|_| { let mut s=tcp::Socket::new(tcp::SocketBuffer::new(vec![0; 8192]), tcp::SocketBuffer::new(vec![0; 8192])); s.set_ack_delay(None); s.set_nagle_enabled(false); set.add(s)}).collect();
-    println!("listening");
+    let rng_line = rng.as_ref().map_or(0, |rng| 1 << rng.line());
+    pic::enable(1 << pit::LINE | 1 << net.line() | rng_line);
+
+    let mut machine = Machine {
+        clock: Clock::start(),
+    };
+    let mut network = Network::new(net, seed(rng.as_mut()), machine.clock.last_known());
+    let mut server = Server::new(&mut machine);
+    let mut connections = Connections::default();
+    println!("kv: listening on {}:{}", network::ADDRESS, network::PORT);
+
     loop {
-        let t=now(&mut clock);
-        while iface.poll_ingress_single(t, &mut net, &mut set) != PollIngressSingleResult::None {}
-        for &h in &h { let s=set.get_mut::<tcp::Socket>(h); if !s.is_open() { s.listen(6379).unwrap(); }
-          if s.can_recv() && s.can_send() { let mut b=[0u8;2048]; let k=s.recv_slice(&mut b).unwrap(); s.send_slice(&b[..k]).unwrap(); } else if !s.may_recv() && s.may_send() { s.close(); } }
-        iface.poll_egress(t, &mut net, &mut set);
-        let d=iface.poll_at(t,&set).map(|i| ftvm_guest::clock::Micros(i.total_micros() as u64));
-        let b=net.before_wait();
-        clock.wait(d,b);
+        let now = machine.clock.last_known();
+        network.take_in(now);
+        connections.serve(&mut network, &mut server, &mut machine, now);
+        network.send_out(now);
+
+        let expiry = server
+            .next_expiry_micros()
+            .map(|at| machine.clock.from_unix_micros(at));
+        let deadline = [network.next_deadline(now), expiry]
+            .into_iter()
+            .flatten()
+            .min();
+        machine.clock.wait(deadline, network.before_wait());
+        if expiry.is_some_and(|at| at <= machine.clock.last_known()) {
+            server.expire(&mut machine);
+        }
     }
 }
-guest!(main);
+
+/// What makes this boot's TCP sequence numbers hard to guess: the only entropy
+/// that the guest takes, once, so that it can be logged.
+fn seed(rng: Option<&mut RngDevice>) -> u64 {
+    let mut bytes = [0; 32];
+    match rng {
+        Some(rng) => rng.fill(&mut bytes),
+        None => println!("kv: no virtio-rng: TCP sequence numbers are the same at each boot"),
+    }
+    bytes.chunks_exact(8).fold(0, |seed, chunk| {
+        seed ^ u64::from_le_bytes(chunk.try_into().expect("chunks of eight"))
+    })
+}
