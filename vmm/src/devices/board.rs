@@ -158,7 +158,8 @@ impl Board {
             }
             0x600..=0x603 => self.acpi.write_event(port - PORT_PM1_EVENT, value),
             0x604..=0x605 => {
-                if self.acpi.write_control(port - PORT_PM1_CONTROL, value) {
+                let turned_off = self.acpi.write_control(port - PORT_PM1_CONTROL, value);
+                if turned_off {
                     self.request_power(PowerRequest::PowerOff);
                 }
             }

@@ -369,7 +369,7 @@ impl Rtc {
         if self.b & B_BINARY != 0 {
             value
         } else {
-            (value / 10) << 4 | value % 10
+            ((value / 10) << 4) | (value % 10)
         }
     }
 
@@ -385,7 +385,7 @@ impl Rtc {
         if self.b & B_24_HOURS != 0 {
             return self.encode(hour);
         }
-        let twelve = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let twelve = (hour + 11) % 12 + 1;
         let half = if hour >= 12 { PM } else { 0 };
         self.encode(twelve) | half
     }

@@ -13,7 +13,8 @@
 //!
 //! Where the data sheet leaves a choice: until the loading pulse a read already
 //! shows the new count (with NULL COUNT set); a count of 1 in modes 2 and 3, which
-//! it calls illegal, keeps OUT high; an unprogrammed counter is in mode 0.
+//! it calls illegal, keeps OUT high; before its first control word a counter is in
+//! mode 3 without a count, so that OUT is high and the first programming no edge.
 
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +79,8 @@ enum Phase {
         /// trigger (1, 5).
         then: Option<u32>,
     },
-    /// The gate is low in mode 0 or 4, `elapsed` ticks after the load.
+    /// The gate is low in mode 0 or 4, `elapsed` ticks after the load; -1 if the
+    /// loading pulse is still to come.
     Paused { elapsed: i64, count: u32 },
 }
 
@@ -106,7 +108,7 @@ pub(super) struct Counter {
 impl Counter {
     pub(super) fn new(gate: bool) -> Self {
         Self {
-            mode: Mode::TerminalCount,
+            mode: Mode::SquareWave,
             access: Access::Both,
             bcd: false,
             gate,
@@ -146,9 +148,18 @@ impl Counter {
     /// The first tick after `after` at which OUT rises by the passing of time.
     /// `after` must not lie before the last [`Self::settle`].
     pub(super) fn next_rise(&self, after: i64) -> Option<i64> {
-        let Phase::Running { start, count, .. } = self.phase else {
+        let Phase::Running {
+            start,
+            count,
+            before,
+            ..
+        } = self.phase
+        else {
             return None;
         };
+        if after < start && !before && self.out(start) {
+            return Some(start);
+        }
         if let Some((boundary, switched)) = self.switch(after) {
             if !self.out(boundary - 1) && switched.out(boundary) {
                 return Some(boundary);
@@ -208,11 +219,17 @@ impl Counter {
     }
 
     /// Moves from tick `old` to tick `new`: takes a newer count if a period ended.
+    /// Everything else follows from the tick by itself.
     pub(super) fn settle(&mut self, old: i64, new: i64) {
         if let Some((boundary, switched)) = self.switch(old)
             && boundary <= new
         {
             *self = switched;
+        }
+        if let Phase::Paused { elapsed, .. } = &mut self.phase
+            && old < new
+        {
+            *elapsed = (*elapsed).max(0);
         }
     }
 
@@ -263,7 +280,7 @@ impl Counter {
         match self.phase {
             Phase::Empty | Phase::Armed { .. } => true,
             Phase::Running { start, then, .. } => tick < start || then.is_some(),
-            Phase::Paused { .. } => false,
+            Phase::Paused { elapsed, .. } => elapsed < 0,
         }
     }
 
@@ -272,14 +289,15 @@ impl Counter {
         let value = match self.phase {
             Phase::Empty => 0,
             Phase::Armed { count } => i64::from(count),
-            Phase::Paused { elapsed, count } => self.count_after(elapsed, count),
+            Phase::Paused { elapsed, count } => self.count_after(elapsed.max(0), count),
             Phase::Running { start, count, .. } => self.count_after((tick - start).max(0), count),
         };
         let value = value.rem_euclid(i64::from(self.modulus())) as u16;
         if !self.bcd {
             return value;
         }
-        value / 1000 << 12 | value / 100 % 10 << 8 | value / 10 % 10 << 4 | value % 10
+        let digit = |weight: u16| value / weight % 10;
+        (digit(1000) << 12) | (digit(100) << 8) | (digit(10) << 4) | digit(1)
     }
 
     fn count_after(&self, elapsed: i64, count: u32) -> i64 {
@@ -359,21 +377,24 @@ impl Counter {
     }
 
     fn load(&mut self, count: u32, tick: i64) {
+        let before = self.mode != Mode::TerminalCount;
         let fresh = Phase::Running {
             start: tick + 1,
             count,
-            before: self.mode != Mode::TerminalCount,
+            before,
             then: None,
         };
+        let by_software = matches!(self.mode, Mode::TerminalCount | Mode::SoftwareStrobe);
         self.phase = match self.phase {
-            _ if self.mode == Mode::TerminalCount || self.mode == Mode::SoftwareStrobe => {
-                if self.gate {
-                    fresh
-                } else {
-                    Phase::Paused { elapsed: 0, count }
-                }
-            }
-            Phase::Running { start, .. } if self.mode.is_periodic() && tick < start => fresh,
+            _ if by_software && self.gate => fresh,
+            _ if by_software => Phase::Paused { elapsed: -1, count },
+            // The loading pulse is still to come: it takes the newest count.
+            Phase::Running { start, before, .. } if tick < start => Phase::Running {
+                start,
+                count,
+                before,
+                then: None,
+            },
             Phase::Running {
                 start,
                 count: current,
@@ -426,7 +447,7 @@ impl Counter {
             }
             (Phase::Running { start, count, .. }, false) if !self.mode.is_triggered() => {
                 Phase::Paused {
-                    elapsed: (tick - start).max(0),
+                    elapsed: tick - start,
                     count,
                 }
             }
@@ -449,7 +470,7 @@ impl Counter {
                 Phase::Paused { elapsed, count } => {
                     fits(count)
                         && !self.gate
-                        && (0..=tick).contains(&elapsed)
+                        && (-1..=tick).contains(&elapsed)
                         && matches!(self.mode, Mode::TerminalCount | Mode::SoftwareStrobe)
                 }
                 Phase::Running {

@@ -157,7 +157,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
                 value << 8 | u64::from(self.device.config_byte(offset - CONFIG + at))
             });
         }
-        if size != 4 || offset % 4 != 0 {
+        if size != 4 || !offset.is_multiple_of(4) {
             return 0;
         }
         u64::from(self.read_register(offset as u32))
@@ -202,7 +202,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         mem: &GuestMemory,
         outputs: &mut Vec<Output>,
     ) {
-        if offset >= CONFIG || size != 4 || offset % 4 != 0 {
+        if offset >= CONFIG || size != 4 || !offset.is_multiple_of(4) {
             return;
         }
         let value = value as u32;
