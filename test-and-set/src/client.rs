@@ -406,7 +406,8 @@ impl Client {
             let mut sent = false;
             let until = deadline.min(Instant::now() + attempt);
             let answered = timeout_at(until, self.attempt(&server, &request, &mut sent)).await;
-            let nothing_done = match answered {
+            self.demote(&server);
+            let (perhaps_done, what) = match answered {
                 Ok(Ok(Response::NotLeader(hint))) => {
                     let hinted = hint.as_ref().map(|hint| hint.to_string());
                     if let Some(hinted) = hinted.filter(|hinted| !asked.contains(hinted)) {
@@ -414,26 +415,20 @@ impl Client {
                         round.push_front(hinted);
                     }
                     self.hint = hint;
-                    "there is no leader".to_owned()
+                    (false, "there is no leader".to_owned())
                 }
-                Ok(Ok(Response::Unavailable(why))) => why,
-                Ok(Ok(Response::Undecided(why))) => {
-                    doubt = Some(format!("{server}: {why}"));
-                    continue;
-                }
+                Ok(Ok(Response::Unavailable(why))) => (false, why),
+                Ok(Ok(Response::Undecided(why))) => (true, why),
                 Ok(Ok(response)) => return Ok(Answered { response, doubt }),
-                Ok(Err(error)) if !sent => error.to_string(),
-                Err(_) if !sent => "no connection in time".to_owned(),
-                Ok(Err(error)) => {
-                    doubt = Some(format!("{server}: {error}"));
-                    continue;
-                }
-                Err(_) => {
-                    doubt = Some(format!("{server}: no answer in time"));
-                    continue;
-                }
+                Ok(Err(error)) => (sent, error.to_string()),
+                Err(_) => (sent, "no answer in time".to_owned()),
             };
-            why = format!("{server}: {nothing_done}");
+            let what = format!("{server}: {what}");
+            if perhaps_done {
+                doubt = Some(what);
+            } else {
+                why = what;
+            }
             if Instant::now() >= deadline {
                 break;
             }
@@ -455,6 +450,19 @@ impl Client {
             .iter()
             .filter(|server| Some(*server) != likely.as_ref());
         likely.iter().chain(others).cloned().collect()
+    }
+
+    /// Asks other servers first from now on, unless this one turns out to lead: a
+    /// server that does not answer must not use up the time of every question.
+    fn demote(&mut self, server: &str) {
+        self.config.servers.sort_by_key(|other| other == server);
+        if self
+            .hint
+            .as_ref()
+            .is_some_and(|hint| hint.as_str() == server)
+        {
+            self.hint = None;
+        }
     }
 
     /// Asks one server. Sets `sent` before the question leaves.

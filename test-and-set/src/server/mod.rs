@@ -97,7 +97,7 @@ impl Server {
         let store = open_store(&config)?;
         let db = store.db.clone();
         let node = Node::start(&config, store, address).await?;
-        if let Err(error) = node.check_address() {
+        if let Err(error) = node.check_address().await {
             node.stop(db).await;
             return Err(error);
         }
@@ -300,17 +300,19 @@ impl Node {
     }
 
     /// Whether the others reach this server where it is. Alone, it may move freely.
-    fn check_address(&self) -> Result<(), ServerError> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let membership = metrics.membership_config.membership();
-        match membership.get_node(&self.who.seat.server) {
-            Some(seat) if seat.address != self.address && membership.nodes().count() > 1 => {
-                Err(ServerError::Moved {
-                    known: seat.address.clone(),
-                    given: self.address.clone(),
-                })
-            }
+    async fn check_address(&self) -> Result<(), ServerError> {
+        let (me, given) = (self.who.seat.server, self.address.clone());
+        let known = self.raft.with_raft_state(move |state| {
+            let membership = state.membership_state.effective();
+            let others = membership.nodes().any(|(id, _)| *id != me);
+            let seat = membership.get_node(&me).filter(|_| others);
+            seat.map(|seat| seat.address.clone())
+        });
+        let known = known
+            .await
+            .map_err(|fatal| ServerError::Raft(fatal.to_string()))?;
+        match known {
+            Some(known) if known != given => Err(ServerError::Moved { known, given }),
             Some(_) | None => Ok(()),
         }
     }

@@ -3,12 +3,12 @@
 
 use std::fs;
 
-use openraft::storage::RaftLogStorage;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
 use super::*;
-use crate::raft::{StorageError, TypeConfig, Vote};
+use crate::raft::{Entry, LogId, StorageError, TypeConfig, Vote};
 
 fn identity(server: u64) -> Identity {
     Identity {
@@ -43,19 +43,45 @@ fn openraft_suite() {
     Suite::test_all(Builder).unwrap();
 }
 
-/// TAS-2: a vote is on disk when `save_vote` returns. The copy is what a server
-/// finds whose process was killed at that moment.
+/// What a server finds whose process was killed at this moment.
+fn crashed(dir: &TempDir) -> (TempDir, Log) {
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(dir.path().join(FILE_NAME), copy.path().join(FILE_NAME)).unwrap();
+    let store = Store::open(copy.path(), ServerId(1)).unwrap();
+    (copy, Log::new(store.db))
+}
+
+/// TAS-2: a vote is on disk when `save_vote` returns, before any peer hears of it.
 #[tokio::test]
 async fn tas_2_a_vote_survives_a_crash() {
-    let [dir, crashed] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let store = create(dir.path());
-    let mut log = Log::new(store.db.clone());
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::new(create(dir.path()).db);
     for term in 1..=3 {
         let vote = Vote::new(term, ServerId(2));
         log.save_vote(&vote).await.unwrap();
-        fs::copy(dir.path().join(FILE_NAME), crashed.path().join(FILE_NAME)).unwrap();
-        let found = Store::open(crashed.path(), ServerId(1)).unwrap();
-        assert_eq!(Log::new(found.db).read_vote().await.unwrap(), Some(vote));
+        let (_copy, mut found) = crashed(&dir);
+        assert_eq!(found.read_vote().await.unwrap(), Some(vote));
+    }
+}
+
+/// TAS-2: an entry is on disk when the log says so, before it is counted.
+#[tokio::test]
+async fn tas_2_an_entry_survives_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::new(create(dir.path()).db);
+    for index in 0..3 {
+        let leader = openraft::CommittedLeaderId::new(1, ServerId(1));
+        let log_id = LogId::new(leader, index);
+        let entry = Entry {
+            log_id,
+            payload: openraft::EntryPayload::Blank,
+        };
+        log.blocking_append([entry]).await.unwrap();
+        let (_copy, mut found) = crashed(&dir);
+        assert_eq!(
+            found.get_log_state().await.unwrap().last_log_id,
+            Some(log_id)
+        );
     }
 }
 

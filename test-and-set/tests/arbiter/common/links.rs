@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use test_and_set::wire::{self, Hello, MAX_HELLO_BYTES, WireError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,9 +17,9 @@ use tokio::sync::watch;
 /// From whom to whom nothing goes.
 type Cuts = BTreeSet<(u64, u64)>;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Links {
-    cuts: watch::Sender<Cuts>,
+    cuts: Arc<watch::Sender<Cuts>>,
 }
 
 impl Links {

@@ -85,6 +85,13 @@ impl Cluster {
             .collect();
         cluster.launch(1, StartMode::Init { others }).await.unwrap();
         cluster.leader().await;
+        // Whoever is lost from here on, the others know that they are a cluster.
+        for id in 1..=n {
+            until("all to join", || {
+                (cluster.status(id).applied > 0).then_some(())
+            })
+            .await;
+        }
         cluster
     }
 
@@ -176,7 +183,7 @@ impl Cluster {
     pub(crate) fn client_of(&self, ids: &[u64], total_timeout: Duration) -> Client {
         let servers = ids.iter().map(|id| self.slots[id].listen().to_string());
         Client::new(ClientConfig {
-            attempt_timeout: Duration::from_millis(1000),
+            attempt_timeout: (total_timeout / 3).min(Duration::from_secs(1)),
             total_timeout,
             ..ClientConfig::new(servers)
         })
