@@ -7,7 +7,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Shows warnings on standard error; `FTVM_LOG=debug` shows more.
 pub(super) fn init_tracing() {
-    let filter = EnvFilter::try_from_env("FTVM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("FTVM_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,openraft=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
