@@ -4,6 +4,7 @@
 //! status 0 means success, 2 a command line that makes no sense, anything else a failure.
 
 mod arbiter;
+mod demo;
 mod gateway;
 mod node;
 mod output;
@@ -40,6 +41,8 @@ enum Command {
     Arbiter(arbiter::ArbiterArgs),
     /// The guest's user-mode network: a switch with host port forwards.
     Gateway(gateway::GatewayArgs),
+    /// Kill one half of a protected guest in mid-load, and check that nobody noticed.
+    Demo(demo::DemoArgs),
 }
 
 /// Runs the program and returns its exit status.
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Backup(args) => node::backup(args),
         Command::Arbiter(args) => arbiter::arbiter(args),
         Command::Gateway(args) => gateway::gateway(args),
+        Command::Demo(args) => demo::demo(args),
     };
     match result {
         Ok(code) => code,
