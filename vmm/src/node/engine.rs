@@ -21,7 +21,7 @@ use test_and_set::types::{Member, VmName};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::arbiter::{Arbiter, Asker};
 use super::control::ControlSocket;
@@ -43,6 +43,9 @@ const EVENTS: usize = 1024;
 
 /// How long to wait before the primary is dialled again.
 const REDIAL: Duration = Duration::from_millis(50);
+
+/// How long to wait before a port that accepts is probed once more, at first; then twice as long.
+const PROBE_PAUSE: Duration = Duration::from_millis(2);
 
 /// How many warnings `ftvm status` shows.
 const KEPT_WARNINGS: usize = 20;
@@ -317,7 +320,7 @@ impl Node {
         tokio::spawn(async move {
             let stream = TcpStream::connect(address).await;
             if stream.is_err() {
-                tokio::time::sleep(REDIAL).await;
+                sleep(REDIAL).await;
             }
             let _ = events.send(Event::Dialled(stream)).await;
         });
@@ -698,14 +701,7 @@ impl Node {
         };
         let (events, patience) = (self.events.clone(), self.config.timing.detect_ns / 2);
         tokio::spawn(async move {
-            let dial = timeout(Duration::from_nanos(patience), TcpStream::connect(address));
-            let probe = match dial.await {
-                Ok(Ok(_)) => Probe::Accepted,
-                Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                    Probe::Refused
-                }
-                Ok(Err(_)) | Err(_) => Probe::NoAnswer,
-            };
+            let probe = probe(address, Duration::from_nanos(patience)).await;
             let _ = events.send(Event::Probed(probe)).await;
         });
     }
@@ -750,6 +746,26 @@ impl Node {
         }
         self.stats.warnings.push(warning.clone());
         let _ = self.notices.send(Notice::Warning(warning));
+    }
+}
+
+/// FAIL-1: finds out whether anybody listens at `address`. A process that is being killed closes its
+/// sockets one by one, so that the port may outlive the channel by a moment: whoever accepts is
+/// asked again while there is patience.
+async fn probe(address: SocketAddr, patience: Duration) -> Probe {
+    let deadline = Instant::now() + patience;
+    let mut pause = PROBE_PAUSE;
+    loop {
+        match timeout_at(deadline, TcpStream::connect(address)).await {
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                return Probe::Refused;
+            }
+            Ok(Err(_)) | Err(_) => return Probe::NoAnswer,
+            Ok(Ok(_)) if Instant::now() + pause >= deadline => return Probe::Accepted,
+            Ok(Ok(_)) => {}
+        }
+        sleep(pause).await;
+        pause *= 2;
     }
 }
 
