@@ -77,8 +77,11 @@ pub(super) enum Said {
     Warning {
         text: String,
     },
-    #[serde(other)]
-    Other,
+    End {
+        /// A node's last word.
+        #[serde(default)]
+        end: Option<String>,
+    },
 }
 
 /// What happens to a process.
@@ -239,7 +242,10 @@ mod tests {
                     why: "because".to_owned(),
                 },
             ),
-            (r#"{"event":"end","frames_repeated":3}"#, Said::Other),
+            (
+                r#"{"event":"end","frames_repeated":3}"#,
+                Said::End { end: None },
+            ),
         ];
         for (line, expected) in cases {
             let said: Said = serde_json::from_str(line).expect("an event");

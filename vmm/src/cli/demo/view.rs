@@ -136,7 +136,8 @@ impl View {
                 format!("{who}: {}: {why}", self.state(*state))
             }
             What::Said(Said::Warning { text }) => self.paint.dim(&format!("{who}: {text}")),
-            What::Said(Said::Listening { .. } | Said::Live { .. } | Said::Other) => return,
+            What::Said(Said::End { end: Some(end) }) => format!("{who}: {end}"),
+            What::Said(Said::Listening { .. } | Said::Live { .. } | Said::End { .. }) => return,
             What::Ended(_) => self.paint.dim(&format!("{who}: the process is gone")),
         };
         self.event(happening.at, &text);
