@@ -30,8 +30,13 @@ const INPUTS: [&str; 9] = [
 ];
 
 /// Of cargo's own variables the inner build keeps those that say where crates come from.
-const KEPT_CARGO_VARIABLES: [&str; 5] =
-    ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_"];
+const KEPT_CARGO_VARIABLES: [&str; 5] = [
+    "CARGO_HOME",
+    "CARGO_NET_",
+    "CARGO_HTTP_",
+    "CARGO_REGISTRIES_",
+    "CARGO_REGISTRY_",
+];
 
 fn main() {
     let here = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
@@ -40,31 +45,75 @@ fn main() {
     }
     let target_dir = PathBuf::from(variable("OUT_DIR")).join("guests");
 
+    // First, so that `flags` sees where the crates' sources are.
+    run(inner_cargo(&here).args(["fetch", "--locked", "--target", TARGET]));
+    run(inner_cargo(&here)
+        .args([
+            "build",
+            "--release",
+            "--bins",
+            "--locked",
+            "--target",
+            TARGET,
+        ])
+        .env("CARGO_TARGET_DIR", &target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(&here).join("\x1f")));
+
+    let built = target_dir.join(TARGET).join("release");
+    println!("cargo:rustc-env=GUEST_ELF_DIR={}", built.display());
+}
+
+/// Cargo in the guests' workspace, without what the outer cargo set, or its
+/// user set for the outer build.
+fn inner_cargo(here: &Path) -> Command {
     let mut cargo = Command::new(variable("CARGO"));
-    without_outer_build(&mut cargo);
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(belongs_to_outer_build) {
+            cargo.env_remove(name);
+        }
+    }
     cargo
         .current_dir(here.join("guest"))
-        .args(["build", "--release", "--bins", "--locked", "--target", TARGET])
-        .env("CARGO_TARGET_DIR", &target_dir)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(&here).join("\x1f"))
         // Empty, not absent: a wrapper in somebody's cargo configuration is meant as well.
         .env("RUSTC_WRAPPER", "")
         .env("RUSTC_WORKSPACE_WRAPPER", "");
+    cargo
+}
 
+fn belongs_to_outer_build(name: &str) -> bool {
+    let kept = KEPT_CARGO_VARIABLES
+        .iter()
+        .any(|kept| name.starts_with(kept));
+    let prefixes = ["CARGO_", "CLIPPY", "DEP_", "RUSTDOC", "RUSTFLAGS"];
+    let names = [
+        "DEBUG",
+        "HOST",
+        "MAKEFLAGS",
+        "NUM_JOBS",
+        "OPT_LEVEL",
+        "OUT_DIR",
+        "PROFILE",
+        "RUSTC_BOOTSTRAP",
+        "RUSTC_LINKER",
+        "TARGET",
+    ];
+    !kept && (prefixes.iter().any(|prefix| name.starts_with(prefix)) || names.contains(&name))
+}
+
+fn run(cargo: &mut Command) {
     let output = cargo.output().unwrap_or_else(|error| {
-        fail(&format!("cannot start cargo to build the guests: {error}"), "")
+        fail(
+            &format!("cannot start cargo to build the guests: {error}"),
+            "",
+        )
     });
     if !output.status.success() {
-        fail(
-            &format!(
-                "the guests in {} did not build. If the target is missing: \
-                 rustup target add {TARGET}",
-                here.join("guest").display()
-            ),
-            &String::from_utf8_lossy(&output.stderr),
+        let what = format!(
+            "the guests did not build ({cargo:?}). If the target is missing: \
+             rustup target add {TARGET}"
         );
+        fail(&what, &String::from_utf8_lossy(&output.stderr));
     }
-    println!("cargo:rustc-env=GUEST_ELF_DIR={}", target_dir.join(TARGET).join("release").display());
 }
 
 /// Code for a machine whose ring 0 may be an emulator of integer instructions,
@@ -79,16 +128,21 @@ fn flags(here: &Path) -> Vec<String> {
     ]
     .map(String::from)
     .to_vec();
-    // Paths in panic messages.
+    // Paths in panic messages. Of several that fit, rustc takes the last.
     let mut remap = |from: &Path, to: &str| {
         flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     };
     remap(here, "guest-images");
-    if let Some(home) = cargo_home() {
-        remap(&home, "cargo");
-    }
     if let Some(sysroot) = sysroot() {
         remap(&sysroot, "rust");
+    }
+    if let Some(home) = cargo_home() {
+        remap(&home, "cargo");
+        // One directory for each registry, named by a hash of its address.
+        let sources = home.join("registry/src");
+        for registry in std::fs::read_dir(sources).into_iter().flatten().flatten() {
+            remap(&registry.path(), "crates");
+        }
     }
     flags
 }
@@ -100,26 +154,11 @@ fn cargo_home() -> Option<PathBuf> {
 }
 
 fn sysroot() -> Option<PathBuf> {
-    let output = Command::new(variable("RUSTC")).args(["--print", "sysroot"]).output().ok()?;
+    let output = Command::new(variable("RUSTC"))
+        .args(["--print", "sysroot"])
+        .output()
+        .ok()?;
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
-}
-
-/// Removes what the outer cargo set, or its user set for the outer build.
-fn without_outer_build(command: &mut Command) {
-    let kept = |name: &str| KEPT_CARGO_VARIABLES.iter().any(|kept| name.starts_with(kept));
-    for (name, _) in env::vars_os() {
-        let Some(name) = name.to_str() else { continue };
-        let outer = name.starts_with("CARGO_") && !kept(name)
-            || name.starts_with("DEP_")
-            || name.starts_with("RUSTFLAGS")
-            || name.starts_with("RUSTDOC")
-            || name.starts_with("CLIPPY")
-            || ["RUSTC_LINKER", "RUSTC_BOOTSTRAP", "MAKEFLAGS", "TARGET", "HOST"].contains(&name)
-            || ["PROFILE", "OPT_LEVEL", "DEBUG", "NUM_JOBS", "OUT_DIR"].contains(&name);
-        if outer {
-            command.env_remove(name);
-        }
-    }
 }
 
 fn variable(name: &str) -> OsString {

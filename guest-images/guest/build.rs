@@ -5,7 +5,12 @@ fn main() {
     let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=link.ld");
-    for argument in ["-static", "--build-id=none", "-zmax-page-size=4096", "-znorelro"] {
+    for argument in [
+        "-static",
+        "--build-id=none",
+        "-zmax-page-size=4096",
+        "-znorelro",
+    ] {
         println!("cargo:rustc-link-arg-bins={argument}");
     }
     println!("cargo:rustc-link-arg-bins=-T{here}/link.ld");

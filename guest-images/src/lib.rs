@@ -31,7 +31,10 @@ macro_rules! guest {
 pub const KV: Guest = guest!("kv", "a key-value server for redis-cli and redis-benchmark");
 
 /// Computes without I/O for about a second a round. Options: `rounds=N`.
-pub const BENCH: Guest = guest!("bench", "computes for seconds without I/O, prints a checksum");
+pub const BENCH: Guest = guest!(
+    "bench",
+    "computes for seconds without I/O, prints a checksum"
+);
 
 /// Provokes interrupts, clock reads and entropy. Options: `rounds=N`, `report=N`.
 pub const NOISE: Guest = guest!("noise", "timers, interrupts and entropy, prints a checksum");

@@ -75,7 +75,11 @@ impl PmTimer {
     fn find(rtc_at_boot: u64) -> Option<Self> {
         let last = in32(Self::PORT);
         // The upper bits of a 24-bit timer read as zero; of nothing, as ones.
-        (last <= Self::MASK).then_some(PmTimer { last, total: 0, rtc_at_boot })
+        (last <= Self::MASK).then_some(PmTimer {
+            last,
+            total: 0,
+            rtc_at_boot,
+        })
     }
 
     fn read(&mut self, may_have_wrapped: bool) -> Micros {

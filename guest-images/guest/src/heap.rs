@@ -43,7 +43,9 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        let Some(block) = ptr::NonNull::new(block) else { return ptr::null_mut() };
+        let Some(block) = ptr::NonNull::new(block) else {
+            return ptr::null_mut();
+        };
         self.with(|talc| {
             if bytes <= layout.size() {
                 // SAFETY: the caller promises a block of this allocator, its layout, and a
@@ -59,7 +61,9 @@ unsafe impl GlobalAlloc for Heap {
                     // new block do not overlap and both hold the old size.
                     unsafe {
                         let larger = Layout::from_size_align_unchecked(bytes, layout.align());
-                        let Ok(to) = talc.malloc(larger) else { return ptr::null_mut() };
+                        let Ok(to) = talc.malloc(larger) else {
+                            return ptr::null_mut();
+                        };
                         ptr::copy_nonoverlapping(block.as_ptr(), to.as_ptr(), layout.size());
                         talc.free(block, layout);
                         to.as_ptr()
@@ -87,7 +91,10 @@ pub(crate) fn program_end() -> usize {
 impl HeapSpace {
     /// All memory between the program and `memory_end`.
     pub(crate) fn after_program(memory_end: usize) -> Self {
-        HeapSpace { start: program_end(), end: memory_end }
+        HeapSpace {
+            start: program_end(),
+            end: memory_end,
+        }
     }
 }
 
@@ -95,7 +102,8 @@ impl HeapSpace {
 pub(crate) fn init(space: HeapSpace) {
     let span = Span::new(space.start as *mut u8, space.end as *mut u8);
     // SAFETY: by the loader's memory map this is RAM, and nothing else is there.
-    HEAP.with(|talc| unsafe { talc.claim(span) }).expect("too little RAM behind the program");
+    HEAP.with(|talc| unsafe { talc.claim(span) })
+        .expect("too little RAM behind the program");
 }
 
 /// What the heap holds, in bytes.
@@ -111,6 +119,9 @@ pub struct Figures {
 pub fn figures() -> Figures {
     HEAP.with(|talc| {
         let counters = talc.get_counters();
-        Figures { used: counters.allocated_bytes, free: counters.available_bytes }
+        Figures {
+            used: counters.allocated_bytes,
+            free: counters.available_bytes,
+        }
     })
 }

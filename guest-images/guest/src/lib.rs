@@ -34,8 +34,8 @@ pub mod pit;
 pub mod power;
 pub mod rtc;
 mod runtime;
-mod string;
 pub mod start_info;
+mod string;
 pub mod virtio;
 
 pub use runtime::Boot;

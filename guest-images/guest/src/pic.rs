@@ -16,7 +16,8 @@ const LEVEL_LINES: u8 = 1 << 5 | 1 << 6;
 pub(crate) fn init() {
     const INIT_WITH_ICW4: u8 = 0x11;
     const MODE_8086: u8 = 0x01;
-    for (base, first_vector, cascade) in [(MASTER, FIRST_VECTOR, 1 << 2), (SLAVE, FIRST_VECTOR + 8, 2)]
+    for (base, first_vector, cascade) in
+        [(MASTER, FIRST_VECTOR, 1 << 2), (SLAVE, FIRST_VECTOR + 8, 2)]
     {
         out8(base, INIT_WITH_ICW4);
         out8(base + 1, first_vector);

@@ -24,7 +24,13 @@ pub fn unix_seconds() -> u64 {
     const BINARY: u8 = 0x04;
 
     let binary = register(STATUS_B) & BINARY != 0;
-    let decode = |raw: u8| u64::from(if binary { raw } else { (raw >> 4) * 10 + (raw & 0x0F) });
+    let decode = |raw: u8| {
+        u64::from(if binary {
+            raw
+        } else {
+            (raw >> 4) * 10 + (raw & 0x0F)
+        })
+    };
     // Twice the same: no second passed in between.
     let read = || [SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR, CENTURY].map(register);
     let mut raw = read();
@@ -36,7 +42,11 @@ pub fn unix_seconds() -> u64 {
         raw = again;
     }
     let [seconds, minutes, hours, day, month, year, century] = raw.map(decode);
-    let century = if (19..=29).contains(&century) { century } else { 20 };
+    let century = if (19..=29).contains(&century) {
+        century
+    } else {
+        20
+    };
     let days = days_since_1970(century * 100 + year, month, day);
     ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 }
@@ -44,7 +54,11 @@ pub fn unix_seconds() -> u64 {
 /// Days from 1 January 1970 to a date of the Gregorian calendar from then on.
 fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
     // Years that begin in March have the leap day at their end.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let leap_days = year / 4 - year / 100 + year / 400;
     const DAYS_TO_1970: u64 = 719_468;
     year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - DAYS_TO_1970

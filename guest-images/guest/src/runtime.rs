@@ -38,7 +38,10 @@ impl Boot {
         heap::init(space);
         console::init();
         pic::init();
-        Boot { command_line: info.command_line(), memory_bytes: info.memory_bytes() }
+        Boot {
+            command_line: info.command_line(),
+            memory_bytes: info.memory_bytes(),
+        }
     }
 
     /// The number that the command line gives as `name=number`, if it does.

@@ -50,8 +50,14 @@ impl StartInfo {
         // been allocated yet. What is not a start info fails the checks below.
         let header = unsafe { &*(address as *const Header) };
         assert!(header.magic == MAGIC, "the loader gave no PVH start info");
-        assert!(header.version >= 1, "the loader's start info has no memory map");
-        assert!(header.memory_map_entries <= MAX_RANGES, "the memory map is too long");
+        assert!(
+            header.version >= 1,
+            "the loader's start info has no memory map"
+        );
+        assert!(
+            header.memory_map_entries <= MAX_RANGES,
+            "the memory map is too long"
+        );
         // SAFETY: as above, by the format.
         let ranges = unsafe {
             slice::from_raw_parts(
@@ -68,7 +74,10 @@ impl StartInfo {
                 str::from_utf8(&bytes[..end]).unwrap_or("")
             }
         };
-        StartInfo { command_line, ranges }
+        StartInfo {
+            command_line,
+            ranges,
+        }
     }
 
     pub(crate) fn command_line(&self) -> &'static str {

@@ -70,7 +70,10 @@ impl fmt::Display for CommandError {
                 f,
                 "ERR unknown command '{name}', with args beginning with: {arguments}"
             ),
-            Self::UnknownSubcommand { command, subcommand } => write!(
+            Self::UnknownSubcommand {
+                command,
+                subcommand,
+            } => write!(
                 f,
                 "ERR unknown subcommand '{subcommand}'. Try {} HELP.",
                 command.to_ascii_uppercase()
@@ -95,9 +98,7 @@ impl fmt::Display for CommandError {
 impl CommandError {
     fn fixed_text(&self) -> &'static str {
         match self {
-            Self::WrongType => {
-                "WRONGTYPE Operation against a key holding the wrong kind of value"
-            }
+            Self::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value",
             Self::NotAnInteger => "ERR value is not an integer or out of range",
             Self::HashValueNotAnInteger => "ERR hash value is not an integer",
             Self::Overflow => "ERR increment or decrement would overflow",

@@ -121,7 +121,12 @@ impl Keyspace {
         let key = self.owned(key);
         match self.entries.entry(key) {
             btree_map::Entry::Vacant(vacant) => {
-                &mut vacant.insert(Entry { value: empty, expires: None }).value
+                &mut vacant
+                    .insert(Entry {
+                        value: empty,
+                        expires: None,
+                    })
+                    .value
             }
             btree_map::Entry::Occupied(_) => unreachable!("just not seen"),
         }
@@ -133,7 +138,13 @@ impl Keyspace {
             Some((_, entry)) => entry.value = value,
             None => {
                 let key = self.owned(key);
-                self.entries.insert(key, Entry { value, expires: None });
+                self.entries.insert(
+                    key,
+                    Entry {
+                        value,
+                        expires: None,
+                    },
+                );
             }
         }
     }
@@ -155,7 +166,9 @@ impl Keyspace {
 
     /// Sets or removes the expiry of `key`, if it is there.
     pub fn set_expiry(&mut self, key: &[u8], expires: Option<UnixMillis>) {
-        let Some((key, entry)) = self.entry_mut(key) else { return };
+        let Some((key, entry)) = self.entry_mut(key) else {
+            return;
+        };
         let key = key.clone();
         let before = core::mem::replace(&mut entry.expires, expires);
         if let Some(at) = before {
@@ -168,7 +181,9 @@ impl Keyspace {
 
     /// All keys with their values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Value)> {
-        self.entries.iter().map(|(key, entry)| (&*key.bytes, &entry.value))
+        self.entries
+            .iter()
+            .map(|(key, entry)| (&*key.bytes, &entry.value))
     }
 
     /// A stretch of the keys from `cursor` on (0 = from the first): about `count`
@@ -176,8 +191,14 @@ impl Keyspace {
     ///
     /// Keys of the same hash are never parted, so it can be a few more.
     pub fn scan(&self, cursor: u64, count: usize) -> Stretch<'_> {
-        let from = HashedKey { hash: cursor, bytes: Rc::clone(&self.empty) };
-        let mut stretch = Stretch { keys: Vec::new(), next: 0 };
+        let from = HashedKey {
+            hash: cursor,
+            bytes: Rc::clone(&self.empty),
+        };
+        let mut stretch = Stretch {
+            keys: Vec::new(),
+            next: 0,
+        };
         let mut last = None;
         for (key, entry) in self.entries.range(from..) {
             if stretch.keys.len() >= count && last != Some(key.hash) {
@@ -191,12 +212,18 @@ impl Keyspace {
     }
 
     fn owned(&self, key: &[u8]) -> HashedKey {
-        HashedKey { hash: (self.hash)(key), bytes: Rc::from(key) }
+        HashedKey {
+            hash: (self.hash)(key),
+            bytes: Rc::from(key),
+        }
     }
 
     fn entry(&self, key: &[u8]) -> Option<(&HashedKey, &Entry)> {
         let hash = (self.hash)(key);
-        let from = HashedKey { hash, bytes: Rc::clone(&self.empty) };
+        let from = HashedKey {
+            hash,
+            bytes: Rc::clone(&self.empty),
+        };
         self.entries
             .range((Bound::Included(from), Bound::Unbounded))
             .take_while(|(hashed, _)| hashed.hash == hash)
@@ -205,7 +232,10 @@ impl Keyspace {
 
     fn entry_mut(&mut self, key: &[u8]) -> Option<(&HashedKey, &mut Entry)> {
         let hash = (self.hash)(key);
-        let from = HashedKey { hash, bytes: Rc::clone(&self.empty) };
+        let from = HashedKey {
+            hash,
+            bytes: Rc::clone(&self.empty),
+        };
         self.entries
             .range_mut((Bound::Included(from), Bound::Unbounded))
             .take_while(|(hashed, _)| hashed.hash == hash)
@@ -235,7 +265,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::{collections::BTreeSet, format, string::String, vec};
+    use alloc::{collections::BTreeSet, format, string::String};
 
     fn value(text: &str) -> Value {
         Value::String(text.as_bytes().to_vec().into())
@@ -308,7 +338,11 @@ mod tests {
         let mut cursor = 0;
         for step in 0.. {
             let stretch = keys.scan(cursor, 10);
-            let names = stretch.keys.iter().map(|(key, _)| key.to_vec()).collect::<Vec<_>>();
+            let names = stretch
+                .keys
+                .iter()
+                .map(|(key, _)| key.to_vec())
+                .collect::<Vec<_>>();
             cursor = stretch.next;
             seen.extend(names);
             keys.remove(format!("goes:{step}").as_bytes());
@@ -325,9 +359,14 @@ mod tests {
     fn the_order_of_keys_does_not_depend_on_how_they_came() {
         let mut one = Keyspace::default();
         let mut other = Keyspace::default();
-        let names = vec!["x", "y", "z", "key:1", "key:2"];
-        names.iter().for_each(|name| one.set(name.as_bytes(), value("v")));
-        names.iter().rev().for_each(|name| other.set(name.as_bytes(), value("v")));
+        let names = ["x", "y", "z", "key:1", "key:2"];
+        names
+            .iter()
+            .for_each(|name| one.set(name.as_bytes(), value("v")));
+        names
+            .iter()
+            .rev()
+            .for_each(|name| other.set(name.as_bytes(), value("v")));
         assert!(one.iter().eq(other.iter()));
     }
 }

@@ -10,11 +10,19 @@ pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
         [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => {}
         _ => return None,
     }
-    digits.iter().try_fold(0_i64, |value, digit| {
-        // Downwards, since i64::MIN has no positive counterpart.
-        value.checked_mul(10)?.checked_sub(i64::from(digit - b'0'))
-    })
-    .and_then(|value| if negative { Some(value) } else { value.checked_neg() })
+    digits
+        .iter()
+        .try_fold(0_i64, |value, digit| {
+            // Downwards, since i64::MIN has no positive counterpart.
+            value.checked_mul(10)?.checked_sub(i64::from(digit - b'0'))
+        })
+        .and_then(|value| {
+            if negative {
+                Some(value)
+            } else {
+                value.checked_neg()
+            }
+        })
 }
 
 /// Decimal digits of an `i64`, without a heap.
@@ -28,7 +36,10 @@ impl Decimal {
     const MOST: usize = 20;
 
     pub(crate) fn new(value: i64) -> Self {
-        let mut decimal = Decimal { bytes: [0; Self::MOST], start: Self::MOST };
+        let mut decimal = Decimal {
+            bytes: [0; Self::MOST],
+            start: Self::MOST,
+        };
         let mut rest = value.unsigned_abs();
         loop {
             decimal.push(b'0' + (rest % 10) as u8);

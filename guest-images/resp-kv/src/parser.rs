@@ -73,7 +73,11 @@ impl core::fmt::Display for ProtocolError {
             Self::InvalidCount => f.write_str("invalid multibulk length"),
             Self::InvalidLength => f.write_str("invalid bulk length"),
             Self::ExpectedDollar(byte) => {
-                write!(f, "expected '$', got '{}'", char::from(*byte).escape_default())
+                write!(
+                    f,
+                    "expected '$', got '{}'",
+                    char::from(*byte).escape_default()
+                )
             }
             Self::UnbalancedQuotes => f.write_str("unbalanced quotes in request"),
         }
@@ -142,24 +146,36 @@ impl RequestParser {
         loop {
             let event = match self.state {
                 State::Start => {
-                    let Some(&first) = input.first() else { return Event::NeedMore };
-                    self.state = if first == b'*' { State::Count } else { State::Inline };
+                    let Some(&first) = input.first() else {
+                        return Event::NeedMore;
+                    };
+                    self.state = if first == b'*' {
+                        State::Count
+                    } else {
+                        State::Inline
+                    };
                     None
                 }
                 State::Count => {
-                    match self.line(input, ProtocolError::CountTooLong, |parser, line| parser.begin(line)) {
+                    match self.line(input, ProtocolError::CountTooLong, |parser, line| {
+                        parser.begin(line)
+                    }) {
                         Line::Unfinished => return Event::NeedMore,
                         Line::Done(event) => event,
                     }
                 }
                 State::Inline => {
-                    match self.line(input, ProtocolError::InlineTooLong, |parser, line| parser.inline(line)) {
+                    match self.line(input, ProtocolError::InlineTooLong, |parser, line| {
+                        parser.inline(line)
+                    }) {
                         Line::Unfinished => return Event::NeedMore,
                         Line::Done(event) => event,
                     }
                 }
                 State::Length => {
-                    match self.line(input, ProtocolError::LengthTooLong, |parser, line| parser.begin_bulk(line, limit)) {
+                    match self.line(input, ProtocolError::LengthTooLong, |parser, line| {
+                        parser.begin_bulk(line, limit)
+                    }) {
                         Line::Unfinished => return Event::NeedMore,
                         Line::Done(event) => event,
                     }
@@ -174,7 +190,9 @@ impl RequestParser {
                     let skipped = left.min(input.len());
                     *input = &input[skipped..];
                     if skipped < left {
-                        self.state = State::Skip { left: left - skipped };
+                        self.state = State::Skip {
+                            left: left - skipped,
+                        };
                         return Event::NeedMore;
                     }
                     self.end_bulk()
@@ -184,7 +202,9 @@ impl RequestParser {
                     let skipped = left.min(input.len());
                     *input = &input[skipped..];
                     if skipped < left {
-                        self.state = State::BulkEnd { left: left - skipped };
+                        self.state = State::BulkEnd {
+                            left: left - skipped,
+                        };
                         return Event::NeedMore;
                     }
                     self.end_bulk()
@@ -293,11 +313,14 @@ impl RequestParser {
             let capacity = if taken == wanted {
                 length
             } else {
-                (bulk.len() + taken).max(2 * bulk.capacity()).max(FIRST_CAPACITY).min(length)
+                (bulk.len() + taken)
+                    .max(2 * bulk.capacity())
+                    .max(FIRST_CAPACITY)
+                    .min(length)
             };
             let more = capacity - bulk.capacity();
-            let reserved = self.cost + more <= limit
-                && bulk.try_reserve_exact(capacity - bulk.len()).is_ok();
+            let reserved =
+                self.cost + more <= limit && bulk.try_reserve_exact(capacity - bulk.len()).is_ok();
             if !reserved {
                 self.refuse(CommandError::OutOfMemory);
                 self.state = State::Skip { left: wanted + 2 };
@@ -347,7 +370,10 @@ impl RequestParser {
     }
 
     fn break_off(&mut self, error: ProtocolError) -> Event {
-        *self = RequestParser { state: State::Broken(error), ..Self::default() };
+        *self = RequestParser {
+            state: State::Broken(error),
+            ..Self::default()
+        };
         Event::Broken(error)
     }
 }
@@ -490,7 +516,10 @@ mod tests {
                 let [Event::Broken(error)] = events.as_slice() else {
                     panic!("{:?}: {events:?}", String::from_utf8_lossy(stream))
                 };
-                assert_eq!(alloc::format!("{error}"), alloc::format!("ERR Protocol error: {text}"));
+                assert_eq!(
+                    alloc::format!("{error}"),
+                    alloc::format!("ERR Protocol error: {text}")
+                );
             }
         }
     }
@@ -515,7 +544,9 @@ mod tests {
         stream.extend(vec![b'v'; MAX_BULK_BYTES]);
         stream.extend(b"\r\n");
         let events = events(&stream, 1_460, PLENTY);
-        let [Event::Request(arguments)] = events.as_slice() else { panic!("{events:?}") };
+        let [Event::Request(arguments)] = events.as_slice() else {
+            panic!("{events:?}")
+        };
         assert_eq!(arguments[0].len(), MAX_BULK_BYTES);
         assert_eq!(arguments[0].capacity(), MAX_BULK_BYTES);
     }
@@ -527,7 +558,10 @@ mod tests {
         stream.extend(b"\r\nPING\r\n");
         assert_eq!(
             events(&stream, 1_000, 10_000),
-            [Event::Refused(CommandError::OutOfMemory), request(&["PING"])]
+            [
+                Event::Refused(CommandError::OutOfMemory),
+                request(&["PING"])
+            ]
         );
     }
 
@@ -549,7 +583,10 @@ mod tests {
         stream.extend(b"PING\r\n");
         assert_eq!(
             events(&stream, 10_000, PLENTY),
-            [Event::Refused(CommandError::RequestTooLarge), request(&["PING"])]
+            [
+                Event::Refused(CommandError::RequestTooLarge),
+                request(&["PING"])
+            ]
         );
     }
 }

@@ -70,7 +70,9 @@ impl Reply {
 
     /// The next bytes to send; empty only if there are none.
     pub fn front(&self) -> &[u8] {
-        self.chunks.front().map_or(&[], |chunk| &chunk.bytes()[self.sent..])
+        self.chunks
+            .front()
+            .map_or(&[], |chunk| &chunk.bytes()[self.sent..])
     }
 
     /// Removes the first `bytes` of [`front`](Self::front): they are sent.
@@ -181,7 +183,10 @@ impl Reply {
     }
 
     fn length(&mut self, kind: &[u8; 1], length: usize) {
-        self.line(kind, Decimal::new(i64::try_from(length).unwrap_or(i64::MAX)).as_bytes());
+        self.line(
+            kind,
+            Decimal::new(i64::try_from(length).unwrap_or(i64::MAX)).as_bytes(),
+        );
     }
 
     fn line(&mut self, kind: &[u8; 1], text: &[u8]) {
@@ -205,7 +210,9 @@ impl Reply {
 
     /// Takes memory from the current reply's room. False if it has none left.
     fn charge(&mut self, bytes: usize) -> bool {
-        let Some(current) = &mut self.current else { return true };
+        let Some(current) = &mut self.current else {
+            return true;
+        };
         match current.room.checked_sub(bytes) {
             Some(room) => current.room = room,
             None => current.overflowed = true,
@@ -254,8 +261,9 @@ mod tests {
         reply.begin(1_000);
         (0..5).for_each(|_| reply.blob(&value));
         reply.finish(Ok(())).expect("shared values take no room");
-        let expected =
-            [b"$100000\r\n".as_slice(), &vec![b'v'; 100_000], b"\r\n"].concat().repeat(5);
+        let expected = [b"$100000\r\n".as_slice(), &vec![b'v'; 100_000], b"\r\n"]
+            .concat()
+            .repeat(5);
         assert_eq!(sent(&mut reply, 1_460), expected);
     }
 

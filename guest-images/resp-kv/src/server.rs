@@ -12,6 +12,9 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 /// is for replies, requests under way and the network.
 pub const HEAP_RESERVE_BYTES: usize = 6 << 20;
 
+/// A reply may always be this long, out of the reserve.
+const SHORT_REPLY_BYTES: usize = 4 << 10;
+
 /// What the server asks of the machine under it.
 pub trait Host {
     /// Microseconds since the beginning of 1970. The same all through a command.
@@ -119,7 +122,9 @@ impl Server {
 
     /// When the next key expires, in microseconds since the beginning of 1970.
     pub fn next_expiry_micros(&self) -> Option<u64> {
-        self.keyspace.next_expiry().map(|UnixMillis(at)| at.saturating_mul(1_000))
+        self.keyspace
+            .next_expiry()
+            .map(|UnixMillis(at)| at.saturating_mul(1_000))
     }
 
     /// Removes the keys whose time has come. Reads the time only if some key has one.
@@ -140,7 +145,7 @@ impl Server {
     ) -> After {
         self.statistics.commands += 1;
         self.expire(host);
-        reply.begin(host.heap().allowance());
+        reply.begin(host.heap().allowance().max(SHORT_REPLY_BYTES));
         let outcome = self.run(host, client, arguments, reply);
         let after = outcome.as_ref().map_or(After::Continue, |after| *after);
         if reply.finish(outcome.map(|_| ())).is_err() {
@@ -171,16 +176,21 @@ impl Server {
         if let Some(client) = self.clients.get_mut(&client) {
             client.last_command = command.name;
         }
-        (command.run)(&mut Call { server: self, host, client, command, arguments, reply })
+        (command.run)(&mut Call {
+            server: self,
+            host,
+            client,
+            command,
+            arguments,
+            reply,
+        })
     }
 }
 
 /// The error for a command that is not there, with what Redis quotes of it.
 fn unknown(arguments: &[Vec<u8>]) -> CommandError {
     const MOST: usize = 128;
-    let text = |bytes: &[u8]| {
-        String::from_utf8_lossy(&bytes[..bytes.len().min(MOST)]).into_owned()
-    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MOST)]).into_owned();
     let mut quoted = String::new();
     for argument in arguments.iter().skip(1) {
         if quoted.len() >= MOST {
@@ -189,7 +199,9 @@ fn unknown(arguments: &[Vec<u8>]) -> CommandError {
         quoted.push_str(&alloc::format!("'{}' ", text(argument)));
     }
     CommandError::UnknownCommand {
-        name: arguments.first().map_or_else(String::new, |name| text(name)),
+        name: arguments
+            .first()
+            .map_or_else(String::new, |name| text(name)),
         arguments: quoted,
     }
 }

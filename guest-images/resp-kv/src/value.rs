@@ -18,12 +18,15 @@ impl Blob {
     pub(crate) fn to_mut(&mut self, more: usize) -> Result<&mut Vec<u8>, CommandError> {
         if Rc::get_mut(&mut self.0).is_none() {
             let mut copy = Vec::new();
-            copy.try_reserve_exact(self.len() + more).map_err(|_| CommandError::OutOfMemory)?;
+            copy.try_reserve_exact(self.len() + more)
+                .map_err(|_| CommandError::OutOfMemory)?;
             copy.extend_from_slice(self);
             self.0 = Rc::new(copy);
         }
         let bytes = Rc::get_mut(&mut self.0).expect("not shared any more");
-        bytes.try_reserve(more).map_err(|_| CommandError::OutOfMemory)?;
+        bytes
+            .try_reserve(more)
+            .map_err(|_| CommandError::OutOfMemory)?;
         Ok(bytes)
     }
 }

@@ -81,7 +81,12 @@ impl Noise {
         pit::periodic(4_000);
         pic::enable(1 << pit::LINE | 1 << console::LINE | 1 << net.line() | rng_line);
         nucleus::open_ring_3();
-        Noise { checksum: Checksum(0xCBF2_9CE4_8422_2325), net, rng, asked: false }
+        Noise {
+            checksum: Checksum(0xCBF2_9CE4_8422_2325),
+            net,
+            rng,
+            asked: false,
+        }
     }
 
     fn act(&mut self) {
@@ -92,7 +97,9 @@ impl Noise {
             0 => pit::periodic(500 + u32::from(parameter % 4_500)),
             1 | 2 => self.checksum.fold(u64::from(pit::count())),
             3 | 4 => self.checksum.fold(u64::from(in32(PM_TIMER))),
-            5 => self.checksum.fold(u64::from(rtc::register((parameter % 10) as u8))),
+            5 => self
+                .checksum
+                .fold(u64::from(rtc::register((parameter % 10) as u8))),
             6 => self.checksum.fold(u64::from(ring_3::in8(SYSTEM_CONTROL))),
             7 => self.ports_of_ring_3(parameter),
             8 | 9 => self.ask(parameter),
@@ -109,7 +116,8 @@ impl Noise {
         for _ in 0..1 + parameter % 4 {
             ring_3::out8(0x43, 0x00);
             let (low, high) = (ring_3::in8(0x40), ring_3::in8(0x40));
-            self.checksum.fold(u64::from(u16::from_le_bytes([low, high])));
+            self.checksum
+                .fold(u64::from(u16::from_le_bytes([low, high])));
         }
     }
 
@@ -155,7 +163,9 @@ impl Noise {
             self.checksum.fold_bytes(entropy);
         }
         while self.net.receiver.ready() {
-            self.net.receiver.receive(|frame| self.checksum.fold_bytes(frame));
+            self.net
+                .receiver
+                .receive(|frame| self.checksum.fold_bytes(frame));
         }
         while let Some(byte) = console::read() {
             self.checksum.fold(u64::from(byte));

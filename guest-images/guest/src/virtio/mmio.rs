@@ -89,7 +89,10 @@ impl Transport {
         let features = offered & (wanted | FEATURE_EVENT_INDEX | FEATURE_VERSION_1);
         for select in 0..2 {
             registers.write(register::DRIVER_FEATURES_SELECT, select);
-            registers.write(register::DRIVER_FEATURES, (features >> (32 * select)) as u32);
+            registers.write(
+                register::DRIVER_FEATURES,
+                (features >> (32 * select)) as u32,
+            );
         }
         let agreed = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
         registers.write(register::STATUS, agreed);
@@ -98,7 +101,11 @@ impl Transport {
                 && registers.read(register::STATUS) & status::FEATURES_OK != 0,
             "a virtio device does not speak virtio 1"
         );
-        Transport { registers, line, features }
+        Transport {
+            registers,
+            line,
+            features,
+        }
     }
 
     /// The features agreed on.
@@ -158,8 +165,7 @@ impl Transport {
 
     /// Lets the device begin.
     pub(crate) fn start(&self) {
-        let all =
-            status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
+        let all = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
         self.registers.write(register::STATUS, all);
     }
 }

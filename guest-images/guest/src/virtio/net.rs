@@ -54,19 +54,30 @@ impl NetDevice {
     pub fn open() -> Self {
         let transport =
             Transport::open(DeviceType::Net, FEATURE_MAC).expect("the machine has no virtio-net");
-        assert!(transport.features() & FEATURE_MAC != 0, "the network card has no MAC address");
+        assert!(
+            transport.features() & FEATURE_MAC != 0,
+            "the network card has no MAC address"
+        );
         let mut mac = [0; 6];
         for (offset, byte) in mac.iter_mut().enumerate() {
             *byte = transport.configuration(offset);
         }
         let queue = |index, direction| transport.queue(index, QUEUE_SIZE, BUFFER_BYTES, direction);
-        let mut receiver = Receiver { queue: queue(RECEIVE, Direction::FromDevice), frames: 0 };
+        let mut receiver = Receiver {
+            queue: queue(RECEIVE, Direction::FromDevice),
+            frames: 0,
+        };
         let transmitter = Transmitter::new(queue(TRANSMIT, Direction::ToDevice));
         transport.start();
         if receiver.offer_all() {
             transport.notify(RECEIVE);
         }
-        NetDevice { transport, mac, receiver, transmitter }
+        NetDevice {
+            transport,
+            mac,
+            receiver,
+            transmitter,
+        }
     }
 
     /// The card's MAC address.
@@ -130,7 +141,9 @@ impl Receiver {
     pub fn receive<R>(&mut self, f: impl FnOnce(&[u8]) -> R) -> R {
         let (id, bytes) = self.queue.take().expect("a frame is ready");
         self.frames += 1;
-        let result = f(self.queue.buffer(id)[..bytes].get(HEADER_BYTES..).unwrap_or(&[]));
+        let result = f(self.queue.buffer(id)[..bytes]
+            .get(HEADER_BYTES..)
+            .unwrap_or(&[]));
         self.queue.offer(id, BUFFER_BYTES);
         result
     }
@@ -144,7 +157,11 @@ impl Receiver {
 impl Transmitter {
     fn new(queue: Queue) -> Self {
         let idle = (0..queue.size()).rev().collect();
-        Transmitter { queue, idle, frames: 0 }
+        Transmitter {
+            queue,
+            idle,
+            frames: 0,
+        }
     }
 
     /// Whether there is room for a frame.

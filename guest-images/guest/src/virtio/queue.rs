@@ -116,7 +116,10 @@ impl Queue {
     /// # Panics
     /// If it is not idle.
     pub(crate) fn buffer(&mut self, id: u16) -> &mut [u8] {
-        assert!(self.idle[usize::from(id)], "a virtqueue's buffer is not idle");
+        assert!(
+            self.idle[usize::from(id)],
+            "a virtqueue's buffer is not idle"
+        );
         // SAFETY: inside of the allocation (the index above was in bounds), which lives as
         // long as `self`; the device has it not (idle), and `&mut self` makes this the only
         // reference.
@@ -132,14 +135,29 @@ impl Queue {
         let address = self.buffer(id).as_ptr() as u64;
         assert!(bytes <= self.buffer_bytes);
         self.idle[usize::from(id)] = false;
-        let flags = if self.direction == Direction::FromDevice { DEVICE_WRITES } else { 0 };
-        let descriptor = Descriptor { address, bytes: bytes as u32, flags, next: 0 };
+        let flags = if self.direction == Direction::FromDevice {
+            DEVICE_WRITES
+        } else {
+            0
+        };
+        let descriptor = Descriptor {
+            address,
+            bytes: bytes as u32,
+            flags,
+            next: 0,
+        };
         let slot = usize::from(self.offered % self.size);
         // SAFETY: both writes are inside of their allocations: `id` was checked by `buffer`,
         // `slot` is below the size. The device reads neither before it sees the index.
         unsafe {
-            self.descriptors.cast::<Descriptor>().add(usize::from(id)).write_volatile(descriptor);
-            self.available.add(RING + slot * 2).cast::<u16>().write_volatile(id);
+            self.descriptors
+                .cast::<Descriptor>()
+                .add(usize::from(id))
+                .write_volatile(descriptor);
+            self.available
+                .add(RING + slot * 2)
+                .cast::<u16>()
+                .write_volatile(id);
         }
         self.offered = self.offered.wrapping_add(1);
     }
@@ -151,7 +169,8 @@ impl Queue {
             return false;
         }
         self.published = self.offered;
-        self.word(self.available, INDEX).store(self.offered, Ordering::Release);
+        self.word(self.available, INDEX)
+            .store(self.offered, Ordering::Release);
         // The device must see the index before its wish is read, lest both wait.
         fence(Ordering::SeqCst);
         if self.event_index {
@@ -179,7 +198,10 @@ impl Queue {
         // SAFETY: inside of the used ring, since `slot` is below the size; the device wrote
         // this element before the index that was just read.
         let element = unsafe {
-            self.used.add(RING + slot * size_of::<UsedElement>()).cast::<UsedElement>().read_volatile()
+            self.used
+                .add(RING + slot * size_of::<UsedElement>())
+                .cast::<UsedElement>()
+                .read_volatile()
         };
         self.taken = self.taken.wrapping_add(1);
         let id = element.id as u16;
@@ -200,7 +222,8 @@ impl Queue {
             event.store(at, Ordering::Release);
         } else {
             let flags = if wanted { 0 } else { NO_NEED };
-            self.word(self.available, FLAGS).store(flags, Ordering::Release);
+            self.word(self.available, FLAGS)
+                .store(flags, Ordering::Release);
         }
         fence(Ordering::SeqCst);
         self.has_used()

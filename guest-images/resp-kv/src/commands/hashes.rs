@@ -12,13 +12,20 @@ type Hash = BTreeMap<Vec<u8>, Blob>;
 
 /// The hash of argument 1's key, if it is there.
 fn hash<'a>(call: &'a Call<'_>) -> Result<Option<&'a Hash>, CommandError> {
-    call.server.keyspace.get(&call.arguments[1]).map(Value::as_hash).transpose()
+    call.server
+        .keyspace
+        .get(&call.arguments[1])
+        .map(Value::as_hash)
+        .transpose()
 }
 
 /// The hash of argument 1's key, made if it is not there.
 fn hash_to_write<'a>(call: &'a mut Call<'_>) -> Result<&'a mut Hash, CommandError> {
     let key = &call.arguments[1];
-    call.server.keyspace.get_or_insert(key, Value::Hash(Hash::new())).as_hash_mut()
+    call.server
+        .keyspace
+        .get_or_insert(key, Value::Hash(Hash::new()))
+        .as_hash_mut()
 }
 
 /// Sets all pairs of arguments; how many fields are new.
@@ -47,7 +54,9 @@ pub(super) fn hmset(call: &mut Call<'_>) -> Outcome {
 }
 
 pub(super) fn hget(call: &mut Call<'_>) -> Outcome {
-    let value = hash(call)?.and_then(|hash| hash.get(call.argument(2))).cloned();
+    let value = hash(call)?
+        .and_then(|hash| hash.get(call.argument(2)))
+        .cloned();
     call.reply.optional_blob(value.as_ref());
     call.note_read(value.is_some());
     DONE
@@ -60,7 +69,9 @@ pub(super) fn hmget(call: &mut Call<'_>) -> Outcome {
         call.arguments[2..].iter().map(value).collect()
     };
     call.reply.array(values.len());
-    values.iter().for_each(|value| call.reply.optional_blob(value.as_ref()));
+    values
+        .iter()
+        .for_each(|value| call.reply.optional_blob(value.as_ref()));
     DONE
 }
 
@@ -76,7 +87,8 @@ fn reply_all(
         return DONE;
     };
     call.reply.array(parts * hash.len());
-    hash.iter().for_each(|(field, value)| f(call.reply, field, value));
+    hash.iter()
+        .for_each(|(field, value)| f(call.reply, field, value));
     DONE
 }
 
@@ -111,7 +123,10 @@ pub(super) fn hdel(call: &mut Call<'_>) -> Outcome {
         return call.reply_count(0);
     };
     let fields = &call.arguments[2..];
-    let removed = fields.iter().filter(|field| hash.remove(field.as_slice()).is_some()).count();
+    let removed = fields
+        .iter()
+        .filter(|field| hash.remove(field.as_slice()).is_some())
+        .count();
     // A hash without fields is no key.
     if hash.is_empty() {
         keyspace.remove(key);

@@ -9,7 +9,10 @@ use alloc::vec::Vec;
 
 pub(super) fn del(call: &mut Call<'_>) -> Outcome {
     let (keyspace, keys) = (&mut call.server.keyspace, &call.arguments[1..]);
-    let removed = keys.iter().filter(|key| keyspace.remove(key).is_some()).count();
+    let removed = keys
+        .iter()
+        .filter(|key| keyspace.remove(key).is_some())
+        .count();
     call.reply_count(removed)
 }
 
@@ -22,7 +25,8 @@ pub(super) fn exists(call: &mut Call<'_>) -> Outcome {
 
 pub(super) fn type_(call: &mut Call<'_>) -> Outcome {
     let value = call.server.keyspace.get(&call.arguments[1]);
-    call.reply.simple(value.map_or("none", |value| value.type_name()));
+    call.reply
+        .simple(value.map_or("none", |value| value.type_name()));
     DONE
 }
 
@@ -44,7 +48,11 @@ pub(super) fn flush(call: &mut Call<'_>) -> Outcome {
 
 pub(super) fn keys(call: &mut Call<'_>) -> Outcome {
     let (keyspace, pattern) = (&call.server.keyspace, &call.arguments[1]);
-    let matching = || keyspace.iter().filter(|(key, _)| glob::matches(pattern, key));
+    let matching = || {
+        keyspace
+            .iter()
+            .filter(|(key, _)| glob::matches(pattern, key))
+    };
     // Counted first: the count comes before the keys, and they are not gathered.
     call.reply.array(matching().count());
     matching().for_each(|(key, _)| call.reply.bulk(key));
@@ -57,7 +65,9 @@ pub(super) fn scan(call: &mut Call<'_>) -> Outcome {
     /// One call stays short, whatever count is asked for.
     const MOST: i64 = 10_000;
 
-    let cursor = str::from_utf8(call.argument(1)).ok().and_then(|text| text.parse::<u64>().ok());
+    let cursor = str::from_utf8(call.argument(1))
+        .ok()
+        .and_then(|text| text.parse::<u64>().ok());
     let cursor = cursor.ok_or(CommandError::InvalidCursor)?;
     let (mut pattern, mut kind, mut count) = (None, None, DEFAULT_COUNT);
     let mut index = 2;
@@ -91,7 +101,8 @@ pub(super) fn scan(call: &mut Call<'_>) -> Outcome {
         .map(|(key, _)| *key)
         .collect();
     call.reply.array(2);
-    call.reply.bulk(alloc::format!("{}", stretch.next).as_bytes());
+    call.reply
+        .bulk(alloc::format!("{}", stretch.next).as_bytes());
     call.reply.array(found.len());
     found.into_iter().for_each(|key| call.reply.bulk(key));
     DONE
@@ -115,7 +126,9 @@ pub(super) fn pexpireat(call: &mut Call<'_>) -> Outcome {
 
 /// EXPIRE key time [NX | XX | GT | LT]
 fn set_expiry(call: &mut Call<'_>, unit: Unit, from: From) -> Outcome {
-    let invalid = CommandError::InvalidExpire { command: call.command.name };
+    let invalid = CommandError::InvalidExpire {
+        command: call.command.name,
+    };
     let given = call.integer(2)?;
     let now = call.unix_millis();
     let base = if from == From::Now { now.0 as i64 } else { 0 };
@@ -134,7 +147,11 @@ fn set_expiry(call: &mut Call<'_>, unit: Unit, from: From) -> Outcome {
             _ if call.is(index, "XX") => before.is_some(),
             _ if call.is(index, "GT") => at > held,
             _ if call.is(index, "LT") => at < held,
-            _ => return Err(CommandError::Unsupported { what: "this option of EXPIRE" }),
+            _ => {
+                return Err(CommandError::Unsupported {
+                    what: "this option of EXPIRE",
+                });
+            }
         };
         if !allowed {
             return call.reply_bool(false);

@@ -18,7 +18,11 @@ enum End {
 
 /// The list of argument 1's key, if it is there.
 fn list<'a>(call: &'a Call<'_>) -> Result<Option<&'a List>, CommandError> {
-    call.server.keyspace.get(&call.arguments[1]).map(Value::as_list).transpose()
+    call.server
+        .keyspace
+        .get(&call.arguments[1])
+        .map(Value::as_list)
+        .transpose()
 }
 
 pub(super) fn lpush(call: &mut Call<'_>) -> Outcome {
@@ -33,7 +37,9 @@ fn push(call: &mut Call<'_>, end: End) -> Outcome {
     let elements = call.arguments.split_off(2);
     let allowance = call.host.heap().allowance();
     let (keyspace, key) = (&mut call.server.keyspace, &call.arguments[1]);
-    let list = keyspace.get_or_insert(key, Value::List(List::new())).as_list_mut()?;
+    let list = keyspace
+        .get_or_insert(key, Value::List(List::new()))
+        .as_list_mut()?;
     // A list grows by doubling, in one piece.
     let grows = list.len() + elements.len() > list.capacity();
     let larger = 2 * (list.len() + elements.len()) * size_of::<Blob>();
@@ -123,6 +129,7 @@ pub(super) fn lrange(call: &mut Call<'_>) -> Outcome {
         return DONE;
     };
     call.reply.array(range.clone().count());
-    list.range(range).for_each(|element| call.reply.blob(element));
+    list.range(range)
+        .for_each(|element| call.reply.blob(element));
     DONE
 }

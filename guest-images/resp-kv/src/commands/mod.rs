@@ -78,12 +78,18 @@ impl Command {
 
     pub(crate) fn check_arity(&self, arguments: usize) -> Result<(), CommandError> {
         let needed = self.arity.unsigned_abs() as usize;
-        let right = if self.arity < 0 { arguments >= needed } else { arguments == needed };
+        let right = if self.arity < 0 {
+            arguments >= needed
+        } else {
+            arguments == needed
+        };
         right.then_some(()).ok_or_else(|| self.wrong_arity())
     }
 
     fn wrong_arity(&self) -> CommandError {
-        CommandError::WrongArity { command: String::from(self.name) }
+        CommandError::WrongArity {
+            command: String::from(self.name),
+        }
     }
 }
 
@@ -94,7 +100,13 @@ const fn command(
     keys: (i64, i64, i64),
     run: fn(&mut Call<'_>) -> Outcome,
 ) -> Command {
-    Command { name, arity, flags, keys, run }
+    Command {
+        name,
+        arity,
+        flags,
+        keys,
+        run,
+    }
 }
 
 const READ: &[Flag] = &[Flag::ReadOnly];
@@ -178,9 +190,15 @@ static COMMANDS: &[Command] = &[
 pub(crate) fn find(arguments: &[Vec<u8>]) -> Option<&'static Command> {
     let name = arguments.first()?;
     let by_name = |command: &Command| {
-        command.name.bytes().cmp(name.iter().map(u8::to_ascii_lowercase))
+        command
+            .name
+            .bytes()
+            .cmp(name.iter().map(u8::to_ascii_lowercase))
     };
-    COMMANDS.binary_search_by(by_name).ok().map(|index| &COMMANDS[index])
+    COMMANDS
+        .binary_search_by(by_name)
+        .ok()
+        .map(|index| &COMMANDS[index])
 }
 
 impl Call<'_> {
@@ -214,7 +232,11 @@ impl Call<'_> {
     /// Notes for INFO whether a key that was read was there.
     fn note_read(&mut self, found: bool) {
         let statistics = &mut self.server.statistics;
-        *(if found { &mut statistics.hits } else { &mut statistics.misses }) += 1;
+        *(if found {
+            &mut statistics.hits
+        } else {
+            &mut statistics.misses
+        }) += 1;
     }
 
     /// The error for an argument that is no subcommand.
@@ -245,7 +267,13 @@ impl Call<'_> {
 /// negative count from the end. `None` if it is empty.
 fn stretch(length: usize, start: i64, end: i64) -> Option<core::ops::RangeInclusive<usize>> {
     let length = i64::try_from(length).ok()?;
-    let from_start = |position: i64| if position < 0 { position + length } else { position };
+    let from_start = |position: i64| {
+        if position < 0 {
+            position + length
+        } else {
+            position
+        }
+    };
     let start = from_start(start).max(0);
     let end = from_start(end).min(length - 1);
     (start <= end).then_some(start as usize..=end as usize)
@@ -277,7 +305,11 @@ mod tests {
             (0, 0, -1, None),
             (5, i64::MIN, i64::MAX, Some(0..=4)),
         ] {
-            assert_eq!(stretch(length, start, end), expected, "{length} {start} {end}");
+            assert_eq!(
+                stretch(length, start, end),
+                expected,
+                "{length} {start} {end}"
+            );
         }
     }
 }

@@ -85,7 +85,11 @@ pub(super) fn hello(call: &mut Call<'_>) -> Outcome {
 
 /// Sets the client's name to an argument.
 fn set_name(call: &mut Call<'_>, index: usize) -> Result<(), CommandError> {
-    if !call.argument(index).iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+    if !call
+        .argument(index)
+        .iter()
+        .all(|byte| (b'!'..=b'~').contains(byte))
+    {
         return Err(CommandError::InvalidClientName);
     }
     let name = call.take(index);
@@ -101,7 +105,11 @@ pub(super) fn client(call: &mut Call<'_>) -> Outcome {
     if call.is(1, "ID") && arguments == 2 {
         call.reply.integer(call.client.0 as i64);
     } else if call.is(1, "GETNAME") && arguments == 2 {
-        let name = call.server.clients.get(&call.client).map_or(&[][..], |client| &client.name);
+        let name = call
+            .server
+            .clients
+            .get(&call.client)
+            .map_or(&[][..], |client| &client.name);
         match name {
             [] => call.reply.null(),
             name => call.reply.bulk(name),
@@ -127,11 +135,17 @@ pub(super) fn client(call: &mut Call<'_>) -> Outcome {
 fn set_library(call: &mut Call<'_>) -> Result<(), CommandError> {
     let (name, version) = (call.is(2, "LIB-NAME"), call.is(2, "LIB-VER"));
     let value = call.take(3);
-    let Some(client) = call.server.clients.get_mut(&call.client) else { return Ok(()) };
+    let Some(client) = call.server.clients.get_mut(&call.client) else {
+        return Ok(());
+    };
     match (name, version) {
         (true, _) => client.library_name = value,
         (_, true) => client.library_version = value,
-        _ => return Err(CommandError::Unsupported { what: "this attribute" }),
+        _ => {
+            return Err(CommandError::Unsupported {
+                what: "this attribute",
+            });
+        }
     }
     Ok(())
 }
@@ -166,9 +180,9 @@ pub(super) fn config(call: &mut Call<'_>) -> Outcome {
         let settings = settings(call);
         let patterns = &call.arguments[2..];
         let wanted = |name: &str| {
-            patterns.iter().any(|pattern| {
-                glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes())
-            })
+            patterns
+                .iter()
+                .any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
         };
         let found: Vec<_> = settings.iter().filter(|(name, _)| wanted(name)).collect();
         call.reply.array(2 * found.len());
@@ -209,12 +223,16 @@ fn settings(call: &Call<'_>) -> [(&'static str, String); 9] {
 pub(super) fn command(call: &mut Call<'_>) -> Outcome {
     if call.arguments.len() == 1 {
         call.reply.array(COMMANDS.len());
-        COMMANDS.iter().for_each(|command| describe_command(call.reply, command));
+        COMMANDS
+            .iter()
+            .for_each(|command| describe_command(call.reply, command));
     } else if call.is(1, "COUNT") {
         call.reply.count(COMMANDS.len());
     } else if call.is(1, "LIST") {
         call.reply.array(COMMANDS.len());
-        COMMANDS.iter().for_each(|command| call.reply.bulk(command.name.as_bytes()));
+        COMMANDS
+            .iter()
+            .for_each(|command| call.reply.bulk(command.name.as_bytes()));
     } else if call.is(1, "INFO") {
         call.reply.array(call.arguments.len() - 2);
         for index in 2..call.arguments.len() {
@@ -237,14 +255,20 @@ fn describe_command(reply: &mut Reply, command: &Command) {
     reply.bulk(command.name.as_bytes());
     reply.integer(command.arity);
     reply.array(command.flags.len());
-    command.flags.iter().for_each(|flag| reply.simple(flag.name()));
+    command
+        .flags
+        .iter()
+        .for_each(|flag| reply.simple(flag.name()));
     let (first, last, step) = command.keys;
-    [first, last, step].into_iter().for_each(|position| reply.integer(position));
+    [first, last, step]
+        .into_iter()
+        .for_each(|position| reply.integer(position));
 }
 
 /// INFO [section …]
 pub(super) fn info(call: &mut Call<'_>) -> Outcome {
-    let sections: [(&str, fn(&mut Call<'_>, &mut String) -> core::fmt::Result); 6] = [
+    type Section = fn(&mut Call<'_>, &mut String) -> core::fmt::Result;
+    let sections: [(&str, Section); 6] = [
         ("Server", info_server),
         ("Clients", info_clients),
         ("Memory", info_memory),
@@ -256,7 +280,9 @@ pub(super) fn info(call: &mut Call<'_>) -> Outcome {
     for (name, write) in sections {
         let wanted = call.arguments.len() == 1
             || (1..call.arguments.len()).any(|index| {
-                ["all", "default", "everything", name].iter().any(|word| call.is(index, word))
+                ["all", "default", "everything", name]
+                    .iter()
+                    .any(|word| call.is(index, word))
             });
         if !wanted {
             continue;
@@ -272,7 +298,11 @@ pub(super) fn info(call: &mut Call<'_>) -> Outcome {
 }
 
 fn info_server(call: &mut Call<'_>, text: &mut String) -> core::fmt::Result {
-    let uptime = (call.host.unix_micros().saturating_sub(call.server.started_micros)) / 1_000_000;
+    let uptime = (call
+        .host
+        .unix_micros()
+        .saturating_sub(call.server.started_micros))
+        / 1_000_000;
     write!(
         text,
         "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\nos:ftvm bare metal\r\n\
@@ -283,7 +313,11 @@ fn info_server(call: &mut Call<'_>, text: &mut String) -> core::fmt::Result {
 }
 
 fn info_clients(call: &mut Call<'_>, text: &mut String) -> core::fmt::Result {
-    write!(text, "connected_clients:{}\r\nblocked_clients:0\r\n", call.server.clients.len())
+    write!(
+        text,
+        "connected_clients:{}\r\nblocked_clients:0\r\n",
+        call.server.clients.len()
+    )
 }
 
 fn info_memory(call: &mut Call<'_>, text: &mut String) -> core::fmt::Result {

@@ -83,8 +83,11 @@ pub(super) fn set(call: &mut Call<'_>) -> Outcome {
 }
 
 fn set_options(call: &mut Call<'_>) -> Result<SetOptions, CommandError> {
-    let mut options =
-        SetOptions { condition: Condition::Always, expiry: Expiry::Remove, give_old: false };
+    let mut options = SetOptions {
+        condition: Condition::Always,
+        expiry: Expiry::Remove,
+        give_old: false,
+    };
     let mut index = 3;
     while index < call.arguments.len() {
         let condition_free = options.condition == Condition::Always;
@@ -143,9 +146,15 @@ fn expiry(
     unit: Unit,
     from: From,
 ) -> Result<UnixMillis, CommandError> {
-    let invalid = CommandError::InvalidExpire { command: call.command.name };
+    let invalid = CommandError::InvalidExpire {
+        command: call.command.name,
+    };
     let given = call.integer(index)?;
-    let base = if from == From::Now { call.unix_millis().0 as i64 } else { 0 };
+    let base = if from == From::Now {
+        call.unix_millis().0 as i64
+    } else {
+        0
+    };
     if given <= 0 {
         return Err(invalid);
     }
@@ -239,7 +248,8 @@ pub(super) fn getrange(call: &mut Call<'_>) -> Outcome {
         Some(value) => value.as_string()?,
         None => &[],
     };
-    call.reply.bulk(stretch(bytes.len(), start, end).map_or(&[], |range| &bytes[range]));
+    call.reply
+        .bulk(stretch(bytes.len(), start, end).map_or(&[], |range| &bytes[range]));
     DONE
 }
 
@@ -284,7 +294,10 @@ pub(super) fn incrby(call: &mut Call<'_>) -> Outcome {
 }
 
 pub(super) fn decrby(call: &mut Call<'_>) -> Outcome {
-    let by = call.integer(2)?.checked_neg().ok_or(CommandError::Overflow)?;
+    let by = call
+        .integer(2)?
+        .checked_neg()
+        .ok_or(CommandError::Overflow)?;
     add(call, by)
 }
 
@@ -296,7 +309,9 @@ fn add(call: &mut Call<'_>, by: i64) -> Outcome {
     };
     let new = old.checked_add(by).ok_or(CommandError::Overflow)?;
     let digits = Decimal::new(new).as_bytes().to_vec();
-    call.server.keyspace.set(key, Value::String(Blob::from(digits)));
+    call.server
+        .keyspace
+        .set(key, Value::String(Blob::from(digits)));
     call.reply.integer(new);
     DONE
 }

@@ -18,7 +18,10 @@ ftvm_guest::guest!(main);
 
 fn main(boot: Boot) -> ! {
     let rounds = boot.option("rounds").unwrap_or(0);
-    println!("bench: {} MiB of memory, rounds={rounds}", boot.memory_bytes.div_ceil(1 << 20));
+    println!(
+        "bench: {} MiB of memory, rounds={rounds}",
+        boot.memory_bytes.div_ceil(1 << 20)
+    );
     let mut work = work::Work::new();
     let mut round = 0;
     loop {

@@ -6,8 +6,14 @@ pub(crate) struct Sha256([u32; 8]);
 impl Sha256 {
     pub(crate) fn new() -> Self {
         Sha256([
-            0x6A09_E667, 0xBB67_AE85, 0x3C6E_F372, 0xA54F_F53A, 0x510E_527F, 0x9B05_688C,
-            0x1F83_D9AB, 0x5BE0_CD19,
+            0x6A09_E667,
+            0xBB67_AE85,
+            0x3C6E_F372,
+            0xA54F_F53A,
+            0x510E_527F,
+            0x9B05_688C,
+            0x1F83_D9AB,
+            0x5BE0_CD19,
         ])
     }
 
@@ -19,8 +25,10 @@ impl Sha256 {
             let (a, b) = (schedule[i - 15], schedule[i - 2]);
             let s0 = a.rotate_right(7) ^ a.rotate_right(18) ^ (a >> 3);
             let s1 = b.rotate_right(17) ^ b.rotate_right(19) ^ (b >> 10);
-            schedule[i] =
-                schedule[i - 16].wrapping_add(s0).wrapping_add(schedule[i - 7]).wrapping_add(s1);
+            schedule[i] = schedule[i - 16]
+                .wrapping_add(s0)
+                .wrapping_add(schedule[i - 7])
+                .wrapping_add(s1);
         }
         let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = self.0;
         for (word, constant) in schedule.into_iter().zip(ROUND) {

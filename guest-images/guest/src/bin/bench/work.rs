@@ -11,7 +11,7 @@ const TABLE: usize = 512 << 10;
 /// Primes below this are counted.
 const SIEVE: usize = 4 << 20;
 /// How often all of it is done in a round.
-const PASSES: usize = 6;
+const PASSES: usize = 12;
 
 /// The state that goes from round to round.
 pub(crate) struct Work {

@@ -62,8 +62,14 @@ impl Connections {
 
     /// Frees a socket for the next client, if some peer seems to be gone.
     fn give_up_silent(&mut self, network: &mut Network, now: Micros) {
-        let heard = self.slots.iter().map(|slot| slot.as_ref().map(|open| open.last_heard));
-        let longest = heard.enumerate().filter_map(|(index, heard)| Some((heard?, index))).min();
+        let heard = self
+            .slots
+            .iter()
+            .map(|slot| slot.as_ref().map(|open| open.last_heard));
+        let longest = heard
+            .enumerate()
+            .filter_map(|(index, heard)| Some((heard?, index)))
+            .min();
         if let Some((heard, index)) = longest
             && heard.0 + SILENCE.0 < now.0
         {

@@ -37,7 +37,9 @@ fn main(boot: Boot) -> ! {
     let rng_line = rng.as_ref().map_or(0, |rng| 1 << rng.line());
     pic::enable(1 << pit::LINE | 1 << net.line() | rng_line);
 
-    let mut machine = Machine { clock: Clock::start() };
+    let mut machine = Machine {
+        clock: Clock::start(),
+    };
     let mut network = Network::new(net, seed(rng.as_mut()), machine.clock.last_known());
     let mut server = Server::new(&mut machine);
     let mut connections = Connections::default();
@@ -49,8 +51,13 @@ fn main(boot: Boot) -> ! {
         connections.serve(&mut network, &mut server, &mut machine, now);
         network.send_out(now);
 
-        let expiry = server.next_expiry_micros().map(|at| machine.clock.from_unix_micros(at));
-        let deadline = [network.next_deadline(now), expiry].into_iter().flatten().min();
+        let expiry = server
+            .next_expiry_micros()
+            .map(|at| machine.clock.from_unix_micros(at));
+        let deadline = [network.next_deadline(now), expiry]
+            .into_iter()
+            .flatten()
+            .min();
         machine.clock.wait(deadline, network.before_wait());
         if expiry.is_some_and(|at| at <= machine.clock.last_known()) {
             server.expire(&mut machine);

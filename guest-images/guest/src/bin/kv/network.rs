@@ -50,7 +50,12 @@ impl Network {
         let routed = interface.routes_mut().add_default_ipv4_route(GATEWAY);
         routed.expect("room for one route");
         let sockets = SocketSet::new(Vec::new());
-        let mut network = Network { device, interface, sockets, handles: Vec::new() };
+        let mut network = Network {
+            device,
+            interface,
+            sockets,
+            handles: Vec::new(),
+        };
         network.keep_listening();
         network
     }
@@ -142,7 +147,9 @@ impl Network {
 
 /// Makes a closed socket wait for a client.
 pub(crate) fn listen(socket: &mut tcp::Socket<'_>) {
-    socket.listen(PORT).expect("the socket is closed and the port is not zero");
+    socket
+        .listen(PORT)
+        .expect("the socket is closed and the port is not zero");
 }
 
 fn instant(time: Micros) -> Instant {
