@@ -1,2 +1,4 @@
 //! The arbiter: a Raft-backed test-and-set service.
 #![forbid(unsafe_code)]
+mod register;
+mod types;
