@@ -527,3 +527,6 @@ impl Backup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -700,6 +700,7 @@ impl Primary {
             self.effects.push_back(Effect::CloseChannel);
             self.linked = false;
         }
+        self.lag.clear();
         self.state = State::Ended;
     }
 
@@ -865,3 +866,6 @@ pub(super) struct Winner {
     pub(super) position: Position,
     pub(super) kept: VecDeque<(OutputSeq, crate::entry::Output)>,
 }
+
+#[cfg(test)]
+mod tests;
