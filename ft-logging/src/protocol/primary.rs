@@ -352,7 +352,7 @@ impl Primary {
         self.linked = true;
         self.watch.heard();
         self.state = State::Protected;
-        self.acknowledge(resume.received);
+        // What it holds is not yet acknowledged: it may lack the credit to keep the outputs (OUT-3).
         self.send(Signal::Opened { token: self.token });
         self.send(Signal::Resumed {
             next: resume.received.next(),

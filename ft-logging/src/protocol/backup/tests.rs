@@ -340,3 +340,13 @@ fn out_4_a_winner_sends_what_it_kept_before_anything_new() {
 fn fail_2_nobody_goes_live_without_a_grant() {
     let _ = suspecting(3).into_primary(Now(0));
 }
+
+#[test]
+fn log_2_after_a_resume_it_acknowledges_anew() {
+    let mut backup = suspecting(3);
+    backup.handle_channel_opened(Now(0));
+    say(&mut backup, 0, Signal::Opened { token: PAIR });
+    let next = EntryIndex(4);
+    say(&mut backup, 0, Signal::Resumed { next });
+    assert!(signals(&effects(&mut backup, 0)).contains(&&ack(3, 3)));
+}

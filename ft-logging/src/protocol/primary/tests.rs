@@ -363,3 +363,20 @@ fn handing_over() -> Primary {
     assert_eq!(primary.state(), PrimaryState::Yielding);
     primary
 }
+
+#[test]
+fn out_3_a_resume_is_no_acknowledgement_since_the_backup_may_lack_the_credit() {
+    let mut primary = protected();
+    says(&mut primary, 0, 1..=2);
+    say(&mut primary, 0, ack(1, 0));
+    primary.handle_channel_closed(Now(0));
+    effects(&mut primary);
+    primary
+        .handle_hello(Now(0), &hello(BACKUP, Some(2)))
+        .expect("the same log");
+    let nonce = primary.nonce;
+    heartbeat(&mut primary, 1, nonce);
+    assert_eq!(leaving(&effects(&mut primary)), Vec::<u64>::new());
+    say(&mut primary, 2, ack(2, 0));
+    assert_eq!(leaving(&effects(&mut primary)), [2]);
+}
