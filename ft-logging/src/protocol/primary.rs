@@ -396,13 +396,14 @@ impl Primary {
             }
             return self.drop_channel(now);
         }
-        self.watch.heard();
         let Message::Signal(signal) = message else {
             return self.drop_channel(now);
         };
         match signal {
             Signal::Ack { received, replayed } => self.handle_ack(now, received, replayed),
             Signal::Heartbeat { nonce, echo } => {
+                // Nothing else says that the backup replays: it acknowledges what it only holds.
+                self.watch.heard();
                 self.peer_nonce = nonce;
                 if self.proof.is_some_and(|proof| echo >= proof) {
                     self.proof = None;

@@ -380,3 +380,14 @@ fn out_3_a_resume_is_no_acknowledgement_since_the_backup_may_lack_the_credit() {
     say(&mut primary, 2, ack(2, 0));
     assert_eq!(leaving(&effects(&mut primary)), [2]);
 }
+
+#[test]
+fn fail_1_a_backup_that_acknowledges_but_does_not_replay_is_suspected() {
+    let mut primary = protected();
+    says(&mut primary, 0, 1..=9);
+    for i in 1..=10 {
+        say(&mut primary, 50 * i, ack(i.min(9), 0));
+        primary.handle_tick(at(50 * i), true);
+    }
+    assert_eq!(primary.state(), PrimaryState::Suspecting);
+}
