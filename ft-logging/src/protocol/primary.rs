@@ -92,6 +92,8 @@ pub struct Primary {
     asking: bool,
     /// The guest has been let run.
     running: bool,
+    /// What the last tick said of the vCPU thread.
+    vcpu_alive: bool,
     /// No backup counts any more: the generation is won.
     alone: bool,
     wish: Wish,
@@ -148,6 +150,7 @@ impl Primary {
             linked: false,
             asking: false,
             running: false,
+            vcpu_alive: true,
             alone: false,
             wish: Wish::Run,
             quiesced: false,
@@ -280,6 +283,7 @@ impl Primary {
         if self.linked && silent && matches!(self.state, State::Protected) {
             self.suspect(now, self.timing.detect_ns);
         }
+        self.vcpu_alive = vcpu_alive;
         if self.linked && vcpu_alive {
             self.heartbeat();
         }
@@ -342,6 +346,10 @@ impl Primary {
         }
         if resume.received < self.acked || resume.received > self.last {
             return refuse("it holds another log");
+        }
+        if !self.vcpu_alive {
+            // FAIL-1: the backup is right to suspect, and would only do so again and again.
+            return refuse("the primary's vCPU stands still");
         }
         match &self.state {
             State::Protected => {}
@@ -803,7 +811,10 @@ impl Primary {
             State::Opening { retry } => retry.take_if(|at| *at <= now).map(|_| Question::Open {
                 members: [Some(self.me), self.peer].into_iter().flatten().collect(),
             }),
-            State::Suspecting(takeover) | State::Yielding(takeover) => takeover.question(now, true),
+            // A node whose vCPU hangs must not win what it cannot carry on.
+            State::Suspecting(takeover) | State::Yielding(takeover) => {
+                takeover.question(now, self.vcpu_alive)
+            }
             State::Stopping { retry } => retry.take_if(|at| *at <= now).map(|_| Question::Stop),
             _ => None,
         };

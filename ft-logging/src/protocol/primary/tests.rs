@@ -391,3 +391,18 @@ fn fail_1_a_backup_that_acknowledges_but_does_not_replay_is_suspected() {
     }
     assert_eq!(primary.state(), PrimaryState::Suspecting);
 }
+
+#[test]
+fn fail_1_a_primary_whose_vcpu_hangs_neither_resumes_nor_claims() {
+    let mut primary = suspecting();
+    primary.handle_answer(Now(0), Answer::Record(Some(record())));
+    ticks(&mut primary, 50, 1_000, false);
+    assert_eq!(questions(&effects(&mut primary)), Vec::<&Question>::new());
+    assert!(
+        primary
+            .handle_hello(at(1_000), &hello(BACKUP, Some(0)))
+            .is_err()
+    );
+    primary.handle_tick(at(1_050), true);
+    assert_eq!(questions(&effects(&mut primary)), [&Question::Claim]);
+}
