@@ -527,7 +527,10 @@ impl Primary {
             State::Yielding(takeover) => {
                 let outcome = takeover.answered(now, &self.timing, self.me, generation, &answer);
                 match outcome {
-                    Outcome::Wait if matches!(answer, Answer::Record(_)) => {
+                    // Until its patience ends it only watches; then it claims what it gave away.
+                    Outcome::Wait
+                        if matches!(answer, Answer::Record(_)) && !takeover.is_confirmed(now) =>
+                    {
                         takeover.read_again(Now(now.0 + self.timing.retry_ns));
                     }
                     Outcome::Halt(Halt::Lost { .. } | Halt::Outdated(_)) => {

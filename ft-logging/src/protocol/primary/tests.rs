@@ -406,3 +406,24 @@ fn fail_1_a_primary_whose_vcpu_hangs_neither_resumes_nor_claims() {
     primary.handle_tick(at(1_050), true);
     assert_eq!(questions(&effects(&mut primary)), [&Question::Claim]);
 }
+
+#[test]
+fn live_1_a_hand_over_that_nobody_takes_is_taken_back() {
+    let mut primary = handing_over();
+    let mut claimed_at = None;
+    for ms in (50..=3_000).step_by(50) {
+        if primary.asking {
+            primary.handle_answer(at(ms), Answer::Record(Some(record())));
+        }
+        primary.handle_tick(at(ms), true);
+        if questions(&effects(&mut primary)).contains(&&Question::Claim) {
+            claimed_at = Some(ms);
+            break;
+        }
+    }
+    let claimed_at = claimed_at.expect("a claim");
+    assert!((2_000..=2_200).contains(&claimed_at), "{claimed_at}");
+    primary.handle_answer(at(claimed_at), Answer::Won);
+    assert!(effects(&mut primary).contains(&Effect::Run));
+    assert_eq!(primary.state(), PrimaryState::Alone);
+}
