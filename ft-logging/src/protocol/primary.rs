@@ -280,8 +280,13 @@ impl Primary {
     pub fn handle_tick(&mut self, now: Now, vcpu_alive: bool) {
         self.observe(now);
         let silent = self.watch.tick(now);
-        if self.linked && silent && matches!(self.state, State::Protected) {
-            self.suspect(now, self.timing.detect_ns);
+        if self.linked && silent {
+            match self.state {
+                State::Protected => self.suspect(now, self.timing.detect_ns),
+                // It died while it built its machine: there is room for another.
+                State::Greeting => self.drop_channel(now),
+                _ => {}
+            }
         }
         self.vcpu_alive = vcpu_alive;
         if self.linked && vcpu_alive {

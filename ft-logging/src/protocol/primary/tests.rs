@@ -427,3 +427,13 @@ fn live_1_a_hand_over_that_nobody_takes_is_taken_back() {
     assert!(effects(&mut primary).contains(&Effect::Run));
     assert_eq!(primary.state(), PrimaryState::Alone);
 }
+
+#[test]
+fn live_1_a_backup_that_falls_silent_while_it_builds_makes_room() {
+    let mut primary = greeted();
+    ticks(&mut primary, 50, 500, true);
+    assert_eq!(primary.state(), PrimaryState::Waiting);
+    assert!(effects(&mut primary).contains(&Effect::CloseChannel));
+    let other = Incarnation([3; 16]);
+    assert_eq!(primary.handle_hello(at(500), &hello(other, None)), Ok(()));
+}
