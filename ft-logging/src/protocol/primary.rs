@@ -78,6 +78,8 @@ pub struct Primary {
     me: Incarnation,
     node: String,
     peer: Option<Incarnation>,
+    /// Where the backup listens, as it says.
+    peer_probe: String,
     initial: InitialState,
     initial_digest: Option<Digest>,
     token: Token,
@@ -137,6 +139,7 @@ impl Primary {
             me,
             node,
             peer: None,
+            peer_probe: String::new(),
             initial,
             initial_digest: None,
             token: Token {
@@ -314,14 +317,18 @@ impl Primary {
         }
         match hello.resume {
             Some(resume) => self.resume(now, hello.incarnation, resume),
-            None => self.greet(hello.incarnation),
+            None => self.greet(hello),
         }
     }
 
-    fn greet(&mut self, incarnation: Incarnation) -> Result<(), Rejection> {
+    fn greet(&mut self, hello: &Hello) -> Result<(), Rejection> {
+        // Whoever listens at the same place is the successor of one that is gone, even if the end
+        // of that one's channel was never heard of.
+        let succeeds = hello.probe == self.peer_probe;
         match self.state {
-            State::Waiting | State::Greeting if !self.linked => {
-                self.peer = Some(incarnation);
+            State::Waiting | State::Greeting if !self.linked || succeeds => {
+                self.peer = Some(hello.incarnation);
+                self.peer_probe.clone_from(&hello.probe);
                 self.linked = true;
                 self.watch.heard();
                 self.state = State::Greeting;

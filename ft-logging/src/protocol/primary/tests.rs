@@ -6,7 +6,7 @@ use super::super::{
     RequestId, Wish,
 };
 use crate::entry::Payload;
-use crate::message::{Message, Rejection, Signal};
+use crate::message::{Hello, Message, Rejection, Signal};
 use crate::types::{Incarnation, OutputSeq, Position, Token};
 
 fn effects(primary: &mut Primary) -> Vec<Effect> {
@@ -436,4 +436,26 @@ fn live_1_a_backup_that_falls_silent_while_it_builds_makes_room() {
     assert!(effects(&mut primary).contains(&Effect::CloseChannel));
     let other = Incarnation([3; 16]);
     assert_eq!(primary.handle_hello(at(500), &hello(other, None)), Ok(()));
+}
+
+#[test]
+fn live_1_a_backup_that_is_started_again_takes_its_predecessors_place() {
+    let other = Incarnation([3; 16]);
+    for (probe, taken) in [("b:1", true), ("c:1", false)] {
+        let hello = Hello {
+            probe: probe.to_owned(),
+            ..hello(other, None)
+        };
+        let mut primary = greeted();
+        assert_eq!(
+            primary.handle_hello(Now(0), &hello).is_ok(),
+            taken,
+            "{probe}"
+        );
+        assert_eq!(primary.peer(), Some(if taken { other } else { BACKUP }));
+        assert!(
+            protected().handle_hello(Now(0), &hello).is_err(),
+            "the guest runs already"
+        );
+    }
 }
