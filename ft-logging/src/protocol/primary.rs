@@ -529,6 +529,9 @@ impl Primary {
             State::Opening { retry: again } => match answer {
                 Answer::Opened => self.opened(now),
                 Answer::Unknown(_) => *again = retry,
+                // The backup took over before this node knew that it could, and was stopped.
+                Answer::Stopped => self.finish(Finish::Stopped),
+                Answer::Deleted => self.halt(Halt::Deleted),
                 Answer::Refused(why) => self.halt(Halt::Refused(why)),
                 other => self.halt(Halt::Refused(format!("{other:?}"))),
             },

@@ -459,3 +459,22 @@ fn live_1_a_backup_that_is_started_again_takes_its_predecessors_place() {
         );
     }
 }
+
+#[test]
+fn fail_10_a_life_that_ended_before_its_open_was_answered_is_over() {
+    let cases = [
+        (Answer::Stopped, Effect::Finish(Finish::Stopped)),
+        (Answer::Deleted, Effect::Halt(Halt::Deleted)),
+        (
+            Answer::Refused("no".to_owned()),
+            Effect::Halt(Halt::Refused("no".to_owned())),
+        ),
+    ];
+    for (answer, expected) in cases {
+        let mut primary = greeted();
+        say(&mut primary, 0, Signal::Ready { digest: DIGEST });
+        effects(&mut primary);
+        primary.handle_answer(Now(0), answer);
+        assert_eq!(effects(&mut primary)[0], expected);
+    }
+}
