@@ -113,13 +113,6 @@ random_id! {
     StoreId
 }
 
-impl Default for StoreId {
-    /// All zeroes, which no store ever draws: openraft asks for a default node.
-    fn default() -> Self {
-        Self([0; 16])
-    }
-}
-
 fn parse_id(text: &str) -> Result<[u8; 16], BadValue> {
     let bad = || BadValue::Id(excerpt(text));
     // `from_str_radix` alone would take a sign.
@@ -163,6 +156,12 @@ impl fmt::Display for Generation {
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct ServerId(pub u64);
+
+impl From<u64> for ServerId {
+    fn from(id: u64) -> Self {
+        Self(id)
+    }
+}
 
 impl fmt::Display for ServerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
