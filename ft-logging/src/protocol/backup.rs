@@ -190,6 +190,8 @@ impl Backup {
         }
         self.linked = true;
         self.watch.heard();
+        // An acknowledgement may have got lost with the last channel.
+        self.acknowledged = (EntryIndex(0), EntryIndex(0));
         let resume = match (&self.state, &self.initial) {
             (State::Joining, _) | (_, None) => None,
             (_, Some(initial)) => Some(Resume {
@@ -527,3 +529,6 @@ impl Backup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
