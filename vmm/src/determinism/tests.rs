@@ -170,6 +170,7 @@ fn recorded_and_replayed(guest: &str, command_line: &str, until: Option<&'static
     }
 }
 
+/// DET-3 too: its virtqueues are written by devices, and the digest covers RAM.
 #[test]
 fn det_1_the_kv_guest_boots_and_replays_to_the_same_state() {
     recorded_and_replayed("kv", "", Some("listening"));
@@ -233,6 +234,21 @@ fn det_1_a_machine_restored_at_random_positions_goes_on_identically() {
         machine_now.digest(true).expect("read"),
         first.digest(true).expect("read")
     );
+}
+
+#[test]
+fn log_3_a_machine_never_runs_past_what_it_has_heard_of() {
+    let Some((_, recording)) = noise() else { return };
+    let mut machine = machine("noise", NOISE).expect("as before");
+    for entries in recording.entries.chunks(100).take(20) {
+        let (_, stop) = replay(&mut machine, entries);
+        assert!(matches!(stop, Stop::EndOfLog), "{stop}");
+        let heard = entries.last().expect("not empty").position;
+        assert!(machine.position() <= heard, "{} past {heard}", machine.position());
+        if !machine.at_boundary() {
+            break;
+        }
+    }
 }
 
 #[test]

@@ -478,3 +478,14 @@ fn fail_10_a_life_that_ended_before_its_open_was_answered_is_over() {
         assert_eq!(effects(&mut primary)[0], expected);
     }
 }
+
+#[test]
+fn out_2_the_machine_goes_on_while_its_outputs_are_held() {
+    let mut primary = protected();
+    for ms in 1..100 {
+        says(&mut primary, ms, ms..=ms);
+        assert!(primary.wants_records(), "the vCPU's reports are taken");
+    }
+    assert_eq!(primary.gate_fill().0, 99);
+    assert!(effects(&mut primary).iter().all(|e| !matches!(e, Effect::Release { .. })));
+}
