@@ -487,5 +487,9 @@ fn out_2_the_machine_goes_on_while_its_outputs_are_held() {
         assert!(primary.wants_records(), "the vCPU's reports are taken");
     }
     assert_eq!(primary.gate_fill().0, 99);
-    assert!(effects(&mut primary).iter().all(|e| !matches!(e, Effect::Release { .. })));
+    assert!(
+        effects(&mut primary)
+            .iter()
+            .all(|e| !matches!(e, Effect::Release { .. }))
+    );
 }
