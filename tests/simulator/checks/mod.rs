@@ -19,6 +19,7 @@
 //! | FAIL-5 | [`Checks::starts`] |
 //! | FAIL-6 | [`Checks::fail_6_the_gateway_lets_pass`] |
 //! | FAIL-8 | [`Checks::asks`], [`Checks::is_in_step`], [`Checks::appends`] |
+//! | FAIL-10 | `node/effects.rs`, when a node finishes |
 //! | ONE-2 | [`Checks::runs`] |
 //! | LIVE-1 | `world.rs`, at the end of a run |
 //! | exactly once | `gateway.rs`, by the clients |

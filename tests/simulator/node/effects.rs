@@ -6,7 +6,7 @@ use ft_logging::types::{EntryIndex, Token};
 
 use super::{Machine, News, Node, Side, Standing, State, machine_of};
 use crate::arbiter::Asked;
-use crate::checks::Seen;
+use crate::checks::{Seen, must};
 use crate::coverage::Situation;
 use crate::env::{Env, Event};
 use crate::gateway::Frame;
@@ -261,9 +261,24 @@ impl Node {
     }
 
     fn finish(&mut self, env: &mut Env, finish: Finish) {
+        let record = self.life.and_then(|life| env.arbiter.record(life));
         match finish {
-            Finish::Stopped => env.met(Situation::Stopped),
-            Finish::HandedOver => env.met(Situation::HandedOver),
+            Finish::Stopped => {
+                let stopped = record.is_some_and(|record| record.stopped.is_some());
+                must!(stopped, "FAIL-10", "{:?} stops unrecorded", self.process);
+                env.met(Situation::Stopped);
+            }
+            Finish::HandedOver => {
+                let winner = record.and_then(|record| record.winner);
+                let other = winner.is_some_and(|winner| winner.0 != self.incarnation.0);
+                must!(
+                    other,
+                    "FAIL-10",
+                    "{:?} leaves, and nobody has won",
+                    self.process
+                );
+                env.met(Situation::HandedOver);
+            }
             Finish::NeverStarted => {
                 self.never_started = true;
                 env.met(Situation::NeverStarted);
