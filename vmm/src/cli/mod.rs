@@ -4,9 +4,14 @@
 //! status 0 means success, 2 a command line that makes no sense, anything else a failure.
 
 mod arbiter;
+mod control;
 mod gateway;
+mod log;
 mod node;
+mod nodes;
 mod output;
+mod status;
+mod text;
 
 use std::process::ExitCode;
 
@@ -40,6 +45,14 @@ enum Command {
     Arbiter(arbiter::ArbiterArgs),
     /// The guest's user-mode network: a switch with host port forwards.
     Gateway(gateway::GatewayArgs),
+    /// How this host's nodes are: protected or not, why, and what to do.
+    Status(status::StatusArgs),
+    /// Ask something of a running VM: pause, power button, failover, ...
+    Control(control::ControlArgs),
+    /// Go on with a halted node after two failures: a person's decision.
+    Recover(control::RecoverArgs),
+    /// Look into a recorded log.
+    Log(log::LogArgs),
 }
 
 /// Runs the program and returns its exit status.
@@ -52,6 +65,10 @@ pub fn main() -> ExitCode {
         Command::Backup(args) => node::backup(args),
         Command::Arbiter(args) => arbiter::arbiter(args),
         Command::Gateway(args) => gateway::gateway(args),
+        Command::Status(args) => status::status(args),
+        Command::Control(args) => control::control(args),
+        Command::Recover(args) => control::recover(args),
+        Command::Log(args) => log::log(args),
     };
     match result {
         Ok(code) => code,
