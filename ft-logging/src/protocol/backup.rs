@@ -347,6 +347,29 @@ impl Backup {
         self.halt(Halt::Machine(why));
     }
 
+    /// A person has decided that the VM goes on here, whatever was lost; see
+    /// [`Primary::recover`]. The machine goes on from what it has replayed, and
+    /// [`Backup::into_primary`] is due.
+    ///
+    /// # Panics
+    ///
+    /// If this node is not halted, never had a machine, or the token is none of a later generation.
+    pub fn recover(&mut self, token: Token) {
+        assert!(
+            matches!(self.state, State::Ended),
+            "only a halted node is recovered"
+        );
+        assert!(self.initial.is_some(), "a machine that was never built");
+        assert!(
+            token.won && token > self.token,
+            "FAIL-6: {token} after {}",
+            self.token
+        );
+        self.token = token;
+        self.received = self.replayed;
+        self.state = State::Won;
+    }
+
     /// The primary's port was probed.
     pub fn handle_probe(&mut self, now: Now, probe: Probe) {
         self.observe(now);

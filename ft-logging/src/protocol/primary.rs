@@ -597,6 +597,30 @@ impl Primary {
         self.halt(Halt::Machine(why));
     }
 
+    /// A person has decided that the VM goes on here, whatever was lost: `token` is of a
+    /// generation that the arbiter opened for this node alone, which has won it.
+    ///
+    /// # Panics
+    ///
+    /// If this node is not halted, or the token is none of a later generation.
+    pub fn recover(&mut self, now: Now, token: Token) {
+        assert!(
+            matches!(self.state, State::Ended),
+            "only a halted node is recovered"
+        );
+        assert!(
+            token.won && token > self.token,
+            "FAIL-6: {token} after {}",
+            self.token
+        );
+        self.token = token;
+        self.wish = Wish::Run;
+        self.quiesced = false;
+        self.running = false;
+        self.won();
+        self.advance(now);
+    }
+
     // ---- inside --------------------------------------------------------------------------------
 
     /// Every event passes here first (FAIL-9).

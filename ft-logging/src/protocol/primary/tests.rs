@@ -493,3 +493,34 @@ fn out_2_the_machine_goes_on_while_its_outputs_are_held() {
             .all(|e| !matches!(e, Effect::Release { .. }))
     );
 }
+
+#[test]
+fn a_loser_that_a_person_recovers_goes_on_with_what_it_held() {
+    let mut primary = suspecting();
+    says(&mut primary, 1, 1..=1);
+    primary.handle_answer(at(2), Answer::Lost { to: BACKUP });
+    assert_eq!(primary.state(), PrimaryState::Ended);
+    effects(&mut primary);
+    let token = Token {
+        generation: PAIR.generation.next(),
+        won: true,
+    };
+    primary.recover(at(3), token);
+    assert_eq!(
+        (primary.state(), primary.token()),
+        (PrimaryState::Alone, token)
+    );
+    let done = effects(&mut primary);
+    assert_eq!(done[..2], [Effect::GoLive(token), Effect::Run]);
+    assert!(
+        matches!(
+            done[2],
+            Effect::Release {
+                seq: OutputSeq(1),
+                ..
+            }
+        ),
+        "{:?}",
+        done[2]
+    );
+}
