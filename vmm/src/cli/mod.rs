@@ -5,6 +5,7 @@
 
 mod arbiter;
 mod control;
+mod demo;
 mod gateway;
 mod log;
 mod node;
@@ -53,6 +54,8 @@ enum Command {
     Recover(control::RecoverArgs),
     /// Look into a recorded log.
     Log(log::LogArgs),
+    /// Kill one half of a protected guest in mid-load, and check that nobody noticed.
+    Demo(demo::DemoArgs),
 }
 
 /// Runs the program and returns its exit status.
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Control(args) => control::control(args),
         Command::Recover(args) => control::recover(args),
         Command::Log(args) => log::log(args),
+        Command::Demo(args) => demo::demo(args),
     };
     match result {
         Ok(code) => code,
