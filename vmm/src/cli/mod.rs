@@ -5,11 +5,13 @@
 
 mod arbiter;
 mod control;
+mod doctor;
 mod gateway;
 mod log;
 mod node;
 mod nodes;
 mod output;
+mod replay;
 mod status;
 mod text;
 
@@ -53,6 +55,10 @@ enum Command {
     Recover(control::RecoverArgs),
     /// Look into a recorded log.
     Log(log::LogArgs),
+    /// Run a recorded log again, and check every digest, interrupt and output.
+    Replay(replay::ReplayArgs),
+    /// What this host can do, what it cannot hide from a guest, and what to do about it.
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Runs the program and returns its exit status.
@@ -69,6 +75,8 @@ pub fn main() -> ExitCode {
         Command::Control(args) => control::control(args),
         Command::Recover(args) => control::recover(args),
         Command::Log(args) => log::log(args),
+        Command::Replay(args) => replay::replay(args),
+        Command::Doctor(args) => doctor::doctor(args),
     };
     match result {
         Ok(code) => code,
