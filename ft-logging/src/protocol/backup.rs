@@ -190,6 +190,8 @@ impl Backup {
         }
         self.linked = true;
         self.watch.heard();
+        // An acknowledgement may have got lost with the last channel.
+        self.acknowledged = (EntryIndex(0), EntryIndex(0));
         let resume = match (&self.state, &self.initial) {
             (State::Joining, _) | (_, None) => None,
             (_, Some(initial)) => Some(Resume {
@@ -343,6 +345,29 @@ impl Backup {
     /// The machine cannot go on here.
     pub fn handle_machine_failed(&mut self, why: String) {
         self.halt(Halt::Machine(why));
+    }
+
+    /// A person has decided that the VM goes on here, whatever was lost; see
+    /// [`Primary::recover`]. The machine goes on from what it has replayed, and
+    /// [`Backup::into_primary`] is due.
+    ///
+    /// # Panics
+    ///
+    /// If this node is not halted, never had a machine, or the token is none of a later generation.
+    pub fn recover(&mut self, token: Token) {
+        assert!(
+            matches!(self.state, State::Ended),
+            "only a halted node is recovered"
+        );
+        assert!(self.initial.is_some(), "a machine that was never built");
+        assert!(
+            token.won && token > self.token,
+            "FAIL-6: {token} after {}",
+            self.token
+        );
+        self.token = token;
+        self.received = self.replayed;
+        self.state = State::Won;
     }
 
     /// The primary's port was probed.
@@ -527,3 +552,6 @@ impl Backup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
