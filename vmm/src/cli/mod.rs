@@ -6,11 +6,13 @@
 mod arbiter;
 mod control;
 mod demo;
+mod doctor;
 mod gateway;
 mod log;
 mod node;
 mod nodes;
 mod output;
+mod replay;
 mod status;
 mod text;
 
@@ -56,6 +58,10 @@ enum Command {
     Log(log::LogArgs),
     /// Kill one half of a protected guest in mid-load, and check that nobody noticed.
     Demo(demo::DemoArgs),
+    /// Run a recorded log again, and check every digest, interrupt and output.
+    Replay(replay::ReplayArgs),
+    /// What this host can do, what it cannot hide from a guest, and what to do about it.
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Runs the program and returns its exit status.
@@ -73,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Recover(args) => control::recover(args),
         Command::Log(args) => log::log(args),
         Command::Demo(args) => demo::demo(args),
+        Command::Replay(args) => replay::replay(args),
+        Command::Doctor(args) => doctor::doctor(args),
     };
     match result {
         Ok(code) => code,

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::nodes::NodeChoice;
 use super::output::json_line;
-use super::text::{Table, Tone, bytes, print, span_ms, toned};
+use super::text::{Table, Tone, bytes, count, print, span_ms, toned};
 use crate::node::{NodeState, NodeStatus};
 
 /// The exit status when no node answers.
@@ -100,41 +100,45 @@ fn figures(status: &NodeStatus) -> Table {
     table.pair("  peer", status.peer.as_deref().unwrap_or("none"));
     table.pair("  position", status.position);
     let primary = status.role == "primary";
-    table.pair(
-        "  entries",
-        format!(
-            "{}, {} acknowledged, {} replayed",
-            status.entries, status.acknowledged, status.replayed
-        ),
-    );
-    if primary {
+    if status.peer.is_some() {
+        let NodeStatus {
+            acknowledged,
+            replayed,
+            ..
+        } = status;
+        let entries = status.entries;
         table.pair(
-            "  replay lag",
+            "  entries",
+            format!("{entries}, {acknowledged} acknowledged, {replayed} replayed"),
+        );
+        if primary {
+            let (now, most) = (status.lag_ms, status.lag_ms_p99);
+            table.pair(
+                "  replay lag",
+                format!("{now:.1} ms, 99 % below {most:.1} ms"),
+            );
+        }
+        table.pair("  log channel", bytes(status.log_bytes));
+        table.pair(
+            "  heartbeats",
             format!(
-                "{:.1} ms, 99 % below {:.1} ms",
-                status.lag_ms, status.lag_ms_p99
+                "worst gap {:.1} ms, 99.99 % below {:.1} ms, suspected {}",
+                status.worst_heartbeat_gap_ms,
+                status.heartbeat_gap_p9999_ms,
+                count(status.suspicions, "time", "times")
             ),
         );
+    } else {
+        table.pair("  entries", status.entries);
     }
+    let held = count(status.held_outputs as u64, "output", "outputs");
     table.pair(
         if primary {
             "  output gate"
         } else {
             "  kept outputs"
         },
-        format!(
-            "{} outputs, {}",
-            status.held_outputs,
-            bytes(status.held_bytes as u64)
-        ),
-    );
-    table.pair("  log channel", bytes(status.log_bytes));
-    table.pair(
-        "  heartbeats",
-        format!(
-            "worst gap {:.1} ms, 99.99 % below {:.1} ms, {} suspicions",
-            status.worst_heartbeat_gap_ms, status.heartbeat_gap_p9999_ms, status.suspicions
-        ),
+        format!("{held}, {}", bytes(status.held_bytes as u64)),
     );
     let arbiter = match (status.arbiter_reached, status.claim_ms) {
         (None, _) => "not asked yet".to_owned(),
@@ -175,7 +179,7 @@ pub(super) mod tests {
             life: Some("07".repeat(16)),
             incarnation: "08".repeat(16),
             token: "2w".to_owned(),
-            peer: None,
+            peer: Some("host-b".to_owned()),
             position: 123,
             entries: 45,
             acknowledged: 44,
@@ -207,7 +211,8 @@ pub(super) mod tests {
         for expected in [
             "generation 2, won",
             "44 acknowledged, 43 replayed",
-            "1 outputs, 1.5 KiB",
+            "1 output, 1.5 KiB",
+            "suspected 1 time",
             "the claim took 3.2 ms",
             "warning: the disk is slow",
         ] {

@@ -106,6 +106,12 @@ pub(super) fn bytes(amount: u64) -> String {
     }
 }
 
+/// `1 entry`, `2 entries`.
+pub(super) fn count(amount: impl TryInto<u64>, one: &str, several: &str) -> String {
+    let amount = amount.try_into().unwrap_or(u64::MAX);
+    format!("{amount} {}", if amount == 1 { one } else { several })
+}
+
 /// A rate in bits a second: `12.3 kbit/s`.
 pub(super) fn bit_rate(bits_per_s: f64) -> String {
     match bits_per_s {

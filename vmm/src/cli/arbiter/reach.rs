@@ -19,8 +19,10 @@ pub(super) struct Voter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub(super) enum Reach {
-    /// No server told who the others are.
-    Unknown,
+    /// No server answers.
+    Silent,
+    /// Servers answer, but none is part of a cluster.
+    NoCluster,
     /// Fewer than a majority answer: nothing is granted (TAS-3).
     NoMajority {
         /// How many answer.
@@ -49,12 +51,15 @@ pub(super) enum Reach {
 impl Reach {
     /// Of the servers as the one that knows most has them.
     pub(super) fn of(statuses: &[&Status]) -> Self {
+        if statuses.is_empty() {
+            return Reach::Silent;
+        }
         let newest = statuses
             .iter()
             .filter(|status| status.cluster.is_some())
             .max_by_key(|status| (status.term, status.applied, status.last_log));
         let Some(newest) = newest else {
-            return Reach::Unknown;
+            return Reach::NoCluster;
         };
         let voters = newest.servers.iter().filter(|server| server.voter);
         let voters: Vec<Voter> = voters
@@ -68,7 +73,7 @@ impl Reach {
 
     fn of_voters(voters: &[Voter]) -> Self {
         if voters.is_empty() {
-            return Reach::Unknown;
+            return Reach::NoCluster;
         }
         let majority = voters.len() / 2 + 1;
         let mut by_host: BTreeMap<&str, usize> = BTreeMap::new();
@@ -103,9 +108,15 @@ impl Reach {
 impl Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reach::Unknown => write!(
+            Reach::Silent => write!(
                 f,
-                "no server knows a cluster: was one made with `ftvm arbiter serve --init`?"
+                "no server answers: are they running, and are these their addresses? \
+                 (`--servers HOST:PORT,...`)"
+            ),
+            Reach::NoCluster => write!(
+                f,
+                "the servers that answer are in no cluster: make one with `ftvm arbiter serve \
+                 --init`, or have these added with `ftvm arbiter add`"
             ),
             Reach::NoMajority { answering, voters } => write!(
                 f,
@@ -185,7 +196,8 @@ mod tests {
             assert!(!reach.decides(), "{servers:?}");
             assert!(reach.to_string().contains("are needed"), "{reach}");
         }
-        assert_eq!(reach(&[]), Reach::Unknown);
+        assert_eq!(reach(&[]), Reach::NoCluster);
+        assert_eq!(Reach::of(&[]), Reach::Silent);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ft_logging::store::Log;
 use ft_logging::types::VirtualTime;
 
 use super::super::output::json_line;
-use super::super::text::{Table, Tone, bit_rate, bytes, number, print, text, toned};
+use super::super::text::{Table, Tone, bit_rate, bytes, count, number, print, text, toned};
 
 /// How many segments are listed; more are counted.
 const MAX_SEGMENTS_LISTED: usize = 20;
@@ -56,7 +56,11 @@ fn info_text(info: &Info) -> String {
     );
     table.pair(
         "size",
-        format!("{} in {} segments", bytes(info.bytes), info.segments.len()),
+        format!(
+            "{} in {}",
+            bytes(info.bytes),
+            count(info.segments.len(), "segment", "segments")
+        ),
     );
     table.pair("format", format!("version {}", info.format_version));
     let off = if info.powered_off {
@@ -212,7 +216,11 @@ fn verify_text(found: &Verification) -> String {
         more_findings,
         torn_tail,
     } = found;
-    let checked = format!("{entries} entries in {segments} segments");
+    let checked = format!(
+        "{} in {}",
+        count(*entries, "entry", "entries"),
+        count(*segments, "segment", "segments")
+    );
     let mut report = match findings.len() {
         0 => format!(
             "{}: {checked}, nothing is wrong\n",

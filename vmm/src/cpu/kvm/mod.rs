@@ -7,6 +7,7 @@
 mod convert;
 pub mod cpuid;
 pub mod host;
+pub mod probe;
 
 use std::io;
 
