@@ -17,16 +17,15 @@ use std::{
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What must be rebuilt for, beside `guest/` itself.
-const INPUTS: [&str; 9] = [
+const INPUTS: [&str; 8] = [
     "build.rs",
     "guest/Cargo.toml",
     "guest/Cargo.lock",
     "guest/build.rs",
     "guest/link.ld",
     "guest/src",
-    "resp-kv/Cargo.toml",
+    "guest/resp-kv/Cargo.toml",
     "resp-kv/src",
-    "../Cargo.toml", // resp-kv takes its edition from there
 ];
 
 /// Of cargo's own variables the inner build keeps those that say where crates come from.

@@ -386,7 +386,7 @@ impl Client {
     ) -> Result<Answered, Silence> {
         let deadline = Instant::now() + total;
         let mut doubt = None;
-        let mut why = "no server is configured".to_owned();
+        let mut why = None;
         let mut round = self.round();
         let mut asked = Vec::new();
         loop {
@@ -407,6 +407,8 @@ impl Client {
             let until = deadline.min(Instant::now() + attempt);
             let answered = timeout_at(until, self.attempt(&server, &request, &mut sent)).await;
             self.demote(&server);
+            // That the time was over says less than what an earlier attempt met.
+            let cut_off = answered.is_err() && until == deadline;
             let (perhaps_done, what) = match answered {
                 Ok(Ok(Response::NotLeader(hint))) => {
                     let hinted = hint.as_ref().map(|hint| hint.to_string());
@@ -426,8 +428,8 @@ impl Client {
             let what = format!("{server}: {what}");
             if perhaps_done {
                 doubt = Some(what);
-            } else {
-                why = what;
+            } else if !cut_off || why.is_none() {
+                why = Some(what);
             }
             if Instant::now() >= deadline {
                 break;
@@ -435,7 +437,10 @@ impl Client {
         }
         match doubt {
             Some(doubt) => Err(Silence::Unknown(doubt)),
-            None => Err(Silence::Unreachable(why)),
+            None => {
+                let why = why.unwrap_or_else(|| "no server is configured".to_owned());
+                Err(Silence::Unreachable(why))
+            }
         }
     }
 

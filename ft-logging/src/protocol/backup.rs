@@ -64,6 +64,8 @@ pub struct Backup {
 
     /// A channel is open.
     linked: bool,
+    /// What the last tick said of the replaying thread.
+    vcpu_alive: bool,
     /// A question to the arbiter is open.
     asking: bool,
 
@@ -109,6 +111,7 @@ impl Backup {
             limits,
             watch: Watch::new(now, timing),
             linked: false,
+            vcpu_alive: true,
             asking: false,
             received: EntryIndex(0),
             replayed: EntryIndex(0),
@@ -190,6 +193,8 @@ impl Backup {
         }
         self.linked = true;
         self.watch.heard();
+        // An acknowledgement may have got lost with the last channel.
+        self.acknowledged = (EntryIndex(0), EntryIndex(0));
         let resume = match (&self.state, &self.initial) {
             (State::Joining, _) | (_, None) => None,
             (_, Some(initial)) => Some(Resume {
@@ -345,6 +350,29 @@ impl Backup {
         self.halt(Halt::Machine(why));
     }
 
+    /// A person has decided that the VM goes on here, whatever was lost; see
+    /// [`Primary::recover`]. The machine goes on from what it has replayed, and
+    /// [`Backup::into_primary`] is due.
+    ///
+    /// # Panics
+    ///
+    /// If this node is not halted, never had a machine, or the token is none of a later generation.
+    pub fn recover(&mut self, token: Token) {
+        assert!(
+            matches!(self.state, State::Ended),
+            "only a halted node is recovered"
+        );
+        assert!(self.initial.is_some(), "a machine that was never built");
+        assert!(
+            token.won && token > self.token,
+            "FAIL-6: {token} after {}",
+            self.token
+        );
+        self.token = token;
+        self.received = self.replayed;
+        self.state = State::Won;
+    }
+
     /// The primary's port was probed.
     pub fn handle_probe(&mut self, now: Now, probe: Probe) {
         self.observe(now);
@@ -393,6 +421,7 @@ impl Backup {
                 _ => {}
             }
         }
+        self.vcpu_alive = vcpu_alive;
         if self.linked && vcpu_alive && !matches!(self.state, State::Joining) {
             self.nonce += 1;
             self.send(Signal::Heartbeat {
@@ -497,7 +526,8 @@ impl Backup {
     }
 
     fn advance(&mut self, now: Now) {
-        let ready = self.replayed == self.received;
+        // A node whose own thread hangs must not win what it cannot carry on.
+        let ready = self.replayed == self.received && self.vcpu_alive;
         if let State::Suspecting(takeover) = &mut self.state
             && !self.asking
             && let Some(question) = takeover.question(now, ready)
@@ -527,3 +557,6 @@ impl Backup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

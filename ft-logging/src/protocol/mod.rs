@@ -29,6 +29,8 @@
 //! * Call `handle_tick` every [`Timing::tick_ns`].
 
 mod backup;
+#[cfg(test)]
+mod fixtures;
 mod gate;
 mod histogram;
 mod lag;

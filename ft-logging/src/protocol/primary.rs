@@ -78,6 +78,8 @@ pub struct Primary {
     me: Incarnation,
     node: String,
     peer: Option<Incarnation>,
+    /// Where the backup listens, as it says.
+    peer_probe: String,
     initial: InitialState,
     initial_digest: Option<Digest>,
     token: Token,
@@ -92,6 +94,8 @@ pub struct Primary {
     asking: bool,
     /// The guest has been let run.
     running: bool,
+    /// What the last tick said of the vCPU thread.
+    vcpu_alive: bool,
     /// No backup counts any more: the generation is won.
     alone: bool,
     wish: Wish,
@@ -135,6 +139,7 @@ impl Primary {
             me,
             node,
             peer: None,
+            peer_probe: String::new(),
             initial,
             initial_digest: None,
             token: Token {
@@ -148,6 +153,7 @@ impl Primary {
             linked: false,
             asking: false,
             running: false,
+            vcpu_alive: true,
             alone: false,
             wish: Wish::Run,
             quiesced: false,
@@ -277,9 +283,15 @@ impl Primary {
     pub fn handle_tick(&mut self, now: Now, vcpu_alive: bool) {
         self.observe(now);
         let silent = self.watch.tick(now);
-        if self.linked && silent && matches!(self.state, State::Protected) {
-            self.suspect(now, self.timing.detect_ns);
+        if self.linked && silent {
+            match self.state {
+                State::Protected => self.suspect(now, self.timing.detect_ns),
+                // It died while it built its machine: there is room for another.
+                State::Greeting => self.drop_channel(now),
+                _ => {}
+            }
         }
+        self.vcpu_alive = vcpu_alive;
         if self.linked && vcpu_alive {
             self.heartbeat();
         }
@@ -305,14 +317,18 @@ impl Primary {
         }
         match hello.resume {
             Some(resume) => self.resume(now, hello.incarnation, resume),
-            None => self.greet(hello.incarnation),
+            None => self.greet(hello),
         }
     }
 
-    fn greet(&mut self, incarnation: Incarnation) -> Result<(), Rejection> {
+    fn greet(&mut self, hello: &Hello) -> Result<(), Rejection> {
+        // Whoever listens at the same place is the successor of one that is gone, even if the end
+        // of that one's channel was never heard of.
+        let succeeds = hello.probe == self.peer_probe;
         match self.state {
-            State::Waiting | State::Greeting if !self.linked => {
-                self.peer = Some(incarnation);
+            State::Waiting | State::Greeting if !self.linked || succeeds => {
+                self.peer = Some(hello.incarnation);
+                self.peer_probe.clone_from(&hello.probe);
                 self.linked = true;
                 self.watch.heard();
                 self.state = State::Greeting;
@@ -343,6 +359,10 @@ impl Primary {
         if resume.received < self.acked || resume.received > self.last {
             return refuse("it holds another log");
         }
+        if !self.vcpu_alive {
+            // FAIL-1: the backup is right to suspect, and would only do so again and again.
+            return refuse("the primary's vCPU stands still");
+        }
         match &self.state {
             State::Protected => {}
             // FAIL-8: until the claim is sent the pair may resume; once it is sent, never.
@@ -352,7 +372,7 @@ impl Primary {
         self.linked = true;
         self.watch.heard();
         self.state = State::Protected;
-        self.acknowledge(resume.received);
+        // What it holds is not yet acknowledged: it may lack the credit to keep the outputs (OUT-3).
         self.send(Signal::Opened { token: self.token });
         self.send(Signal::Resumed {
             next: resume.received.next(),
@@ -396,13 +416,14 @@ impl Primary {
             }
             return self.drop_channel(now);
         }
-        self.watch.heard();
         let Message::Signal(signal) = message else {
             return self.drop_channel(now);
         };
         match signal {
             Signal::Ack { received, replayed } => self.handle_ack(now, received, replayed),
             Signal::Heartbeat { nonce, echo } => {
+                // Nothing else says that the backup replays: it acknowledges what it only holds.
+                self.watch.heard();
                 self.peer_nonce = nonce;
                 if self.proof.is_some_and(|proof| echo >= proof) {
                     self.proof = None;
@@ -508,6 +529,9 @@ impl Primary {
             State::Opening { retry: again } => match answer {
                 Answer::Opened => self.opened(now),
                 Answer::Unknown(_) => *again = retry,
+                // The backup took over before this node knew that it could, and was stopped.
+                Answer::Stopped => self.finish(Finish::Stopped),
+                Answer::Deleted => self.halt(Halt::Deleted),
                 Answer::Refused(why) => self.halt(Halt::Refused(why)),
                 other => self.halt(Halt::Refused(format!("{other:?}"))),
             },
@@ -518,7 +542,10 @@ impl Primary {
             State::Yielding(takeover) => {
                 let outcome = takeover.answered(now, &self.timing, self.me, generation, &answer);
                 match outcome {
-                    Outcome::Wait if matches!(answer, Answer::Record(_)) => {
+                    // Until its patience ends it only watches; then it claims what it gave away.
+                    Outcome::Wait
+                        if matches!(answer, Answer::Record(_)) && !takeover.is_confirmed(now) =>
+                    {
                         takeover.read_again(Now(now.0 + self.timing.retry_ns));
                     }
                     Outcome::Halt(Halt::Lost { .. } | Halt::Outdated(_)) => {
@@ -568,6 +595,30 @@ impl Primary {
     /// The machine cannot go on here; the backup will notice and take over.
     pub fn handle_machine_failed(&mut self, why: String) {
         self.halt(Halt::Machine(why));
+    }
+
+    /// A person has decided that the VM goes on here, whatever was lost: `token` is of a
+    /// generation that the arbiter opened for this node alone, which has won it.
+    ///
+    /// # Panics
+    ///
+    /// If this node is not halted, or the token is none of a later generation.
+    pub fn recover(&mut self, now: Now, token: Token) {
+        assert!(
+            matches!(self.state, State::Ended),
+            "only a halted node is recovered"
+        );
+        assert!(
+            token.won && token > self.token,
+            "FAIL-6: {token} after {}",
+            self.token
+        );
+        self.token = token;
+        self.wish = Wish::Run;
+        self.quiesced = false;
+        self.running = false;
+        self.won();
+        self.advance(now);
     }
 
     // ---- inside --------------------------------------------------------------------------------
@@ -700,6 +751,7 @@ impl Primary {
             self.effects.push_back(Effect::CloseChannel);
             self.linked = false;
         }
+        self.lag.clear();
         self.state = State::Ended;
     }
 
@@ -801,7 +853,10 @@ impl Primary {
             State::Opening { retry } => retry.take_if(|at| *at <= now).map(|_| Question::Open {
                 members: [Some(self.me), self.peer].into_iter().flatten().collect(),
             }),
-            State::Suspecting(takeover) | State::Yielding(takeover) => takeover.question(now, true),
+            // A node whose vCPU hangs must not win what it cannot carry on.
+            State::Suspecting(takeover) | State::Yielding(takeover) => {
+                takeover.question(now, self.vcpu_alive)
+            }
             State::Stopping { retry } => retry.take_if(|at| *at <= now).map(|_| Question::Stop),
             _ => None,
         };
@@ -865,3 +920,6 @@ pub(super) struct Winner {
     pub(super) position: Position,
     pub(super) kept: VecDeque<(OutputSeq, crate::entry::Output)>,
 }
+
+#[cfg(test)]
+mod tests;

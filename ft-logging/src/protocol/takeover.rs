@@ -56,6 +56,10 @@ impl Takeover {
         self.patience_ns = 0;
     }
 
+    pub(super) fn is_confirmed(&self, now: Now) -> bool {
+        now.since(self.since) >= self.patience_ns
+    }
+
     pub(super) fn probed(&mut self, probe: Probe) {
         if probe == Probe::Refused {
             self.confirm();
@@ -77,8 +81,7 @@ impl Takeover {
             self.read = Asked::Open;
             return Some(Question::Read);
         }
-        let confirmed = now.since(self.since) >= self.patience_ns;
-        if confirmed
+        if self.is_confirmed(now)
             && ready
             && self.read == Asked::Answered
             && matches!(self.claim, Asked::From(at) if at <= now)

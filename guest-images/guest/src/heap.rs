@@ -106,10 +106,10 @@ pub(crate) fn init(space: HeapSpace) {
         .expect("too little RAM behind the program");
 }
 
-/// What the heap holds, in bytes.
+/// How the heap stands, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Figures {
-    /// Allocated.
+    /// Allocated, with what the allocator needs for it.
     pub used: usize,
     /// To be had, though not necessarily in one piece.
     pub free: usize,
@@ -119,9 +119,10 @@ pub struct Figures {
 pub fn figures() -> Figures {
     HEAP.with(|talc| {
         let counters = talc.get_counters();
+        let free = counters.available_bytes;
         Figures {
-            used: counters.allocated_bytes,
-            free: counters.available_bytes,
+            used: counters.claimed_bytes - free,
+            free,
         }
     })
 }

@@ -21,7 +21,7 @@ use crate::wire::{Request, Response};
 /// own deadline decides, and a bound for requests whose client is gone.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many records a page has: with all texts at their bounds it is a fifth of a
+/// How many records a page has: with all texts at their bounds it is a quarter of a
 /// frame.
 const PAGE: usize = 256;
 
@@ -98,5 +98,46 @@ impl Node {
         let seat = leader.and_then(|leader: ServerId| membership.get_node(&leader));
         let address: Option<Address> = seat.map(|seat: &Seat| seat.address.clone());
         Err(Response::NotLeader(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::register::{Record, Stop};
+    use crate::types::{
+        Generation, Incarnation, Life, MAX_ADDRESS_BYTES, MAX_LABEL_BYTES, MAX_REASON_BYTES,
+        MAX_VM_NAME_BYTES, Member,
+    };
+    use crate::wire::MAX_FRAME_BYTES;
+
+    /// SEC-2: the largest page fits a frame, so that no record can keep a list from
+    /// being read.
+    #[test]
+    fn sec_2_the_largest_page_fits_a_frame() {
+        let long = |bytes: usize| "x".repeat(bytes);
+        let member = |id| Member {
+            incarnation: Incarnation([id; 16]),
+            node: long(MAX_LABEL_BYTES).parse().unwrap(),
+            address: long(MAX_ADDRESS_BYTES).parse().unwrap(),
+        };
+        let record = Record {
+            life: Life([255; 16]),
+            generation: Generation(u64::MAX),
+            members: vec![member(1), member(2)].try_into().unwrap(),
+            winner: Some(Incarnation([1; 16])),
+            stopped: Some(Stop {
+                by: Incarnation([1; 16]),
+                reason: long(MAX_REASON_BYTES).parse().unwrap(),
+            }),
+        };
+        let name = long(MAX_VM_NAME_BYTES).parse().unwrap();
+        let page = Response::Page(vec![(name, record); PAGE]);
+        let bytes = postcard::to_stdvec(&page).unwrap();
+        assert!(
+            bytes.len() < MAX_FRAME_BYTES as usize / 2,
+            "{}",
+            bytes.len()
+        );
     }
 }

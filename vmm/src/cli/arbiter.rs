@@ -1,5 +1,8 @@
 //! `ftvm arbiter`: its servers, and what people ask of it.
 
+mod people;
+mod reach;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +18,11 @@ use super::output::json_line;
 
 /// The test-and-set service that decides who goes on.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ftvm arbiter serve --help                          how to start three servers
+  ftvm arbiter status --servers a:7301,b:7301,c:7301
+  ftvm arbiter show kv --servers a:7301,b:7301,c:7301")]
 pub(super) struct ArbiterArgs {
     #[command(subcommand)]
     command: ArbiterCommand,
@@ -24,6 +32,18 @@ pub(super) struct ArbiterArgs {
 enum ArbiterCommand {
     /// Run one server.
     Serve(ServeArgs),
+    /// How the servers are, and the loss of which host they would not survive.
+    Status(people::StatusArgs),
+    /// The VMs that have a record.
+    List(people::ListArgs),
+    /// A VM's record: life, generation, members, winner.
+    Show(people::ShowArgs),
+    /// Give a VM up, whatever its state.
+    Delete(people::DeleteArgs),
+    /// Take a server into the cluster, which was started with --join.
+    Add(people::AddArgs),
+    /// Take a server out of the cluster, for ever.
+    Remove(people::RemoveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +96,12 @@ enum ArbiterEvent {
 pub(super) fn arbiter(args: ArbiterArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         ArbiterCommand::Serve(args) => serve(args),
+        ArbiterCommand::Status(args) => people::status(args),
+        ArbiterCommand::List(args) => people::list(args),
+        ArbiterCommand::Show(args) => people::show(args),
+        ArbiterCommand::Delete(args) => people::delete(args),
+        ArbiterCommand::Add(args) => people::add(args),
+        ArbiterCommand::Remove(args) => people::remove(args),
     }
 }
 

@@ -4,10 +4,17 @@
 //! status 0 means success, 2 a command line that makes no sense, anything else a failure.
 
 mod arbiter;
+mod control;
 mod demo;
+mod doctor;
 mod gateway;
+mod log;
 mod node;
+mod nodes;
 mod output;
+mod replay;
+mod status;
+mod text;
 
 use std::process::ExitCode;
 
@@ -41,8 +48,20 @@ enum Command {
     Arbiter(arbiter::ArbiterArgs),
     /// The guest's user-mode network: a switch with host port forwards.
     Gateway(gateway::GatewayArgs),
+    /// How this host's nodes are: protected or not, why, and what to do.
+    Status(status::StatusArgs),
+    /// Ask something of a running VM: pause, power button, failover, ...
+    Control(control::ControlArgs),
+    /// Go on with a halted node after two failures: a person's decision.
+    Recover(control::RecoverArgs),
+    /// Look into a recorded log.
+    Log(log::LogArgs),
     /// Kill one half of a protected guest in mid-load, and check that nobody noticed.
     Demo(demo::DemoArgs),
+    /// Run a recorded log again, and check every digest, interrupt and output.
+    Replay(replay::ReplayArgs),
+    /// What this host can do, what it cannot hide from a guest, and what to do about it.
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Runs the program and returns its exit status.
@@ -55,7 +74,13 @@ pub fn main() -> ExitCode {
         Command::Backup(args) => node::backup(args),
         Command::Arbiter(args) => arbiter::arbiter(args),
         Command::Gateway(args) => gateway::gateway(args),
+        Command::Status(args) => status::status(args),
+        Command::Control(args) => control::control(args),
+        Command::Recover(args) => control::recover(args),
+        Command::Log(args) => log::log(args),
         Command::Demo(args) => demo::demo(args),
+        Command::Replay(args) => replay::replay(args),
+        Command::Doctor(args) => doctor::doctor(args),
     };
     match result {
         Ok(code) => code,

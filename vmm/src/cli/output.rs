@@ -26,9 +26,14 @@ pub(super) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
     }
 }
 
+/// The directory of the control sockets of this host's nodes.
+pub(super) fn control_dir() -> std::path::PathBuf {
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .map_or_else(std::env::temp_dir, std::path::PathBuf::from)
+        .join("ftvm")
+}
+
 /// Where a node listens for `ftvm status` and `ftvm control`, unless it is told otherwise.
 pub(super) fn control_socket(vm: &str, role: &str) -> std::path::PathBuf {
-    let dir = std::env::var_os("XDG_RUNTIME_DIR")
-        .map_or_else(std::env::temp_dir, std::path::PathBuf::from);
-    dir.join("ftvm").join(format!("{vm}-{role}.sock"))
+    control_dir().join(format!("{vm}-{role}.sock"))
 }

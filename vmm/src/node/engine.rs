@@ -176,6 +176,11 @@ impl Node {
         let (events, inbox) = mpsc::channel(EVENTS);
         let control = ControlSocket::bind(&config.control, events.clone()).await?;
         let me = Incarnation(random()?);
+        anyhow::ensure!(
+            member(me, &config.node, &listen.to_string()).is_some(),
+            "{:?} is no name for a node: use 1 to 64 characters that can be printed",
+            config.node
+        );
         let started = Instant::now();
         let now = Now(0);
         let arbiter = Arbiter::start(config.arbiter.clone(), events.clone());
@@ -272,8 +277,11 @@ impl Node {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.pump().await?;
-            if self.end.is_some() {
-                return self.finish().await;
+            if let Some(end) = self.end.take() {
+                match self.finish(end).await? {
+                    Some(end) => return Ok(end),
+                    None => continue,
+                }
             }
             let wants_reports = match &self.role {
                 Role::Primary(primary) => primary.wants_records(),
@@ -614,8 +622,7 @@ impl Node {
                     vm: self.config.vm.clone(),
                     life: self.life.unwrap_or(Life([0; 16])),
                     generation: self.token().generation,
-                    me: member(self.me, &self.config.node, &self.listen.to_string())
-                        .expect("this node's own name was checked"),
+                    me: self.member(),
                     peer: self.peer_member.clone(),
                 };
                 self.arbiter.ask(asker, question);
@@ -706,8 +713,8 @@ impl Node {
         });
     }
 
-    async fn finish(mut self) -> anyhow::Result<End> {
-        let end = self.end.clone().expect("only called at the end");
+    /// Closes what is open. `None` if a person gave the VM back to this node.
+    async fn finish(&mut self, end: End) -> anyhow::Result<Option<End>> {
         // What was released is written before the process ends.
         if let (Some(world), End::Stopped) = (self.world.take(), &end) {
             world.close().await;
@@ -716,9 +723,6 @@ impl Node {
             recorder.close();
         }
         self.note_state();
-        if let End::Halted(Halt::Lost { .. }) = &end {
-            self.rest().await;
-        }
         for answer in std::mem::take(&mut self.enders) {
             let response = match &end {
                 End::Halted(halt) => ControlResponse::Refused {
@@ -728,9 +732,36 @@ impl Node {
             };
             let _ = answer.send(response);
         }
+        if let End::Halted(Halt::Lost { .. }) = &end {
+            self.warn(format!("halted, its state kept: {}", end_text(&end)));
+            if let Some(token) = self.rest().await {
+                self.recover(token).await?;
+                return Ok(None);
+            }
+        }
         // The control task writes the answers.
         tokio::task::yield_now().await;
-        Ok(end)
+        Ok(Some(end))
+    }
+
+    /// Goes on after all, alone, with a generation of its own.
+    async fn recover(&mut self, token: Token) -> anyhow::Result<()> {
+        let now = self.now();
+        if let (Some(vcpu), Some(life)) = (&self.vcpu, self.life) {
+            self.world = Some(open_world(&self.config, self.me, life, vcpu, &self.events).await?);
+            vcpu.run();
+        }
+        match &mut self.role {
+            Role::Primary(primary) => primary.recover(now, token),
+            Role::Backup(backup) => backup.recover(token),
+        }
+        Ok(())
+    }
+
+    /// This node as the arbiter knows it.
+    pub(super) fn member(&self) -> Member {
+        member(self.me, &self.config.node, &self.listen.to_string())
+            .expect("this node's own name was checked")
     }
 
     pub(super) fn token(&self) -> Token {
@@ -780,5 +811,12 @@ async fn next_report(reports: &mut Option<mpsc::Receiver<FromVcpu>>) -> Option<F
     match reports {
         Some(reports) => reports.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+fn end_text(end: &End) -> String {
+    match end {
+        End::Halted(halt) => halt.to_string(),
+        other => format!("{other:?}"),
     }
 }

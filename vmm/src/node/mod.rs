@@ -22,7 +22,7 @@ use ft_logging::message::Hello;
 use ft_logging::protocol::{Answer, Probe};
 use ft_logging::types::{OutputSeq, Token};
 
-pub use control::{ControlError, ControlRequest, ControlResponse, request};
+pub use control::{ControlError, ControlRequest, ControlResponse, MachineCommand, request};
 pub use engine::{End, Node, NodeConfig, Notice, RoleConfig};
 pub use peer::bind;
 pub use status::{NodeState, NodeStatus};

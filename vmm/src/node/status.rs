@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ft_logging::protocol::{BackupState, Histogram, PrimaryState};
+use ft_logging::protocol::{BackupState, Histogram, Primary, PrimaryState};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -120,8 +120,11 @@ impl Stats {
     }
 }
 
-fn primary_state(state: PrimaryState) -> (NodeState, &'static str) {
-    match state {
+fn primary_state(primary: &Primary) -> (NodeState, &'static str) {
+    match primary.state() {
+        PrimaryState::Suspecting | PrimaryState::Claiming if primary.peer().is_none() => {
+            (NodeState::Starting, "the generation is claimed")
+        }
         PrimaryState::Waiting => (NodeState::Starting, "waiting for a backup"),
         PrimaryState::Greeting => (NodeState::Starting, "the backup builds its machine"),
         PrimaryState::Opening => (NodeState::Starting, "the arbiter opens the generation"),
@@ -177,7 +180,7 @@ impl Node {
     /// Tells of a new state.
     pub(super) fn note_state(&mut self) {
         let state = match &self.role {
-            Role::Primary(primary) => primary_state(primary.state()),
+            Role::Primary(primary) => primary_state(primary),
             Role::Backup(backup) => backup_state(backup.state()),
         };
         if state == self.stats.state {

@@ -353,7 +353,8 @@ mod tests {
     #[test]
     fn each_broken_promise_is_a_fault() {
         assert!(figures().good());
-        let cases: [(&str, fn(&mut Figures)); 7] = [
+        type Change = fn(&mut Figures);
+        let cases: [(&str, Change); 7] = [
             ("lost", |f| f.lost = 1),
             ("twice", |f| f.duplicated = 1),
             ("broke", |f| f.connections_broken = 1),

@@ -7,6 +7,7 @@
 mod convert;
 pub mod cpuid;
 pub mod host;
+pub mod probe;
 
 use std::io;
 
@@ -214,6 +215,10 @@ impl Cpu for KvmCpu {
 
     fn restore(&mut self, state: &CpuState, position: Position) -> Result<(), CpuError> {
         convert::restore(&self.vcpu, state)?;
+        // `takes_interrupts` looks at what KVM says with each exit: let it say it of this state.
+        self.vcpu
+            .complete_access()
+            .map_err(backend("entering a restored state"))?;
         self.position = position;
         self.string = None;
         self.open = None;

@@ -4,7 +4,7 @@ use alloc::{vec, vec::Vec};
 use ftvm_guest::{clock::Micros, heap, nucleus::Before, virtio::net::NetDevice};
 use resp_kv::server::HEAP_RESERVE_BYTES;
 use smoltcp::{
-    iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet},
+    iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet},
     socket::{Socket, tcp},
     time::Instant,
     wire::{EthernetAddress, IpCidr, Ipv4Address},
@@ -116,15 +116,17 @@ impl Network {
     /// Queues all frames that are due. The device is told by [`before_wait`](Self::before_wait),
     /// or here, if they are more than it has room for.
     pub(crate) fn send_out(&mut self, now: Micros) {
+        let (interface, device) = (&mut self.interface, &mut self.device);
         loop {
-            let (interface, device) = (&mut self.interface, &mut self.device);
-            interface.poll_egress(instant(now), device, &mut self.sockets);
-            if device.transmitter.ready() {
-                return;
-            }
-            device.send_now();
+            // One frame of each socket a time.
+            let sent = interface.poll_egress(instant(now), device, &mut self.sockets);
             if !device.transmitter.ready() {
-                // It will interrupt when it has room again.
+                device.send_now();
+                if !device.transmitter.ready() {
+                    // The device interrupts when it has room again.
+                    return;
+                }
+            } else if sent == PollResult::None {
                 return;
             }
         }

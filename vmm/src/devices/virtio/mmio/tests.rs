@@ -127,6 +127,10 @@ fn queues_are_set_up_between_features_ok_and_driver_ok() {
     device.write32(0x70, 15, &mem);
     ring.set_up(&mut device, &mem);
     assert_eq!(device.read32(0x44), 0, "after DRIVER_OK");
+    for (register, value) in [(0x14, 1), (0x24, 1), (0x30, 1)] {
+        device.write32(register, value, &mem);
+    }
+    device.mmio.interrupt_status = 3;
     device.write32(0x70, 0, &mem);
     assert_eq!(
         device.mmio,
