@@ -82,6 +82,8 @@ pub struct Primary {
     peer_probe: String,
     initial: InitialState,
     initial_digest: Option<Digest>,
+    /// The state that the backup's machine starts from, once it is built.
+    ready: Option<Digest>,
     token: Token,
     state: State,
     timing: Timing,
@@ -142,6 +144,7 @@ impl Primary {
             peer_probe: String::new(),
             initial,
             initial_digest: None,
+            ready: None,
             token: Token {
                 generation: Generation(1),
                 won: false,
@@ -274,8 +277,11 @@ impl Primary {
     }
 
     /// The primary's own machine is built, in the state that `digest` names.
-    pub fn handle_built(&mut self, digest: Digest) {
+    pub fn handle_built(&mut self, now: Now, digest: Digest) {
+        self.observe(now);
         self.initial_digest = Some(digest);
+        self.compare_machines(now);
+        self.advance(now);
     }
 
     /// Time has passed. `vcpu_alive` says that the vCPU thread came round since the last tick
@@ -332,6 +338,7 @@ impl Primary {
                 self.linked = true;
                 self.watch.heard();
                 self.state = State::Greeting;
+                self.ready = None;
                 self.send(Signal::Welcome(Box::new(Welcome {
                     incarnation: self.me,
                     node: self.node.clone(),
@@ -436,16 +443,8 @@ impl Primary {
                 }
             }
             Signal::Ready { digest } if matches!(self.state, State::Greeting) => {
-                match self.initial_digest {
-                    Some(ours) if ours == digest => {
-                        self.state = State::Opening { retry: Some(now) };
-                    }
-                    ours => {
-                        let why = format!("{ours:x?} here, {digest:x?} there");
-                        self.send(Signal::Rejected(Rejection::InitialState(why)));
-                        self.drop_channel(now);
-                    }
-                }
+                self.ready = Some(digest);
+                self.compare_machines(now);
             }
             Signal::Diverged { .. } => {
                 // It says that it will never go live: waiting for it would bring nothing.
@@ -457,6 +456,23 @@ impl Primary {
             _ => self.drop_channel(now),
         }
         self.advance(now);
+    }
+
+    /// Opens the generation once both machines are built, whichever is first, if they are equal.
+    fn compare_machines(&mut self, now: Now) {
+        let (Some(ours), Some(theirs)) = (self.initial_digest, self.ready) else {
+            return;
+        };
+        if !matches!(self.state, State::Greeting) {
+            return;
+        }
+        if ours == theirs {
+            self.state = State::Opening { retry: Some(now) };
+        } else {
+            let why = format!("{ours:x?} here, {theirs:x?} there");
+            self.send(Signal::Rejected(Rejection::InitialState(why)));
+            self.drop_channel(now);
+        }
     }
 
     fn handle_ack(&mut self, now: Now, received: EntryIndex, replayed: EntryIndex) {

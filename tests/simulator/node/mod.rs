@@ -157,7 +157,7 @@ impl Node {
             let (timing, limits) = (env.plan.timing, env.plan.limits);
             let name = "node".to_owned();
             let mut primary = Primary::new(now, me, name, initial, timing, limits);
-            primary.handle_built(toy.digest());
+            primary.handle_built(now, toy.digest());
             if alone {
                 primary.start_alone(now);
             }

@@ -375,7 +375,7 @@ impl Node {
     fn handle_report(&mut self, report: FromVcpu) -> anyhow::Result<()> {
         let now = self.now();
         match (&mut self.role, report) {
-            (Role::Primary(primary), FromVcpu::Built(digest)) => primary.handle_built(digest),
+            (Role::Primary(primary), FromVcpu::Built(digest)) => primary.handle_built(now, digest),
             (Role::Backup(backup), FromVcpu::Built(digest)) => backup.handle_built(now, digest),
             (_, FromVcpu::NotBuilt(why)) => anyhow::bail!("{why}"),
             (Role::Primary(primary), FromVcpu::Report(Report::Records(records))) => {

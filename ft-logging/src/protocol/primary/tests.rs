@@ -23,7 +23,7 @@ fn fresh() -> Primary {
         timing(),
         Limits::default(),
     );
-    primary.handle_built(DIGEST);
+    primary.handle_built(Now(0), DIGEST);
     primary
 }
 
@@ -165,6 +165,29 @@ fn a_backup_that_starts_from_another_state_is_turned_away() {
         "{done:?}"
     );
     assert_eq!(primary.state(), PrimaryState::Waiting);
+}
+
+#[test]
+fn a_backup_that_is_ready_first_waits_for_the_primarys_machine() {
+    let other = crate::entry::Digest {
+        machine: 8,
+        ram: None,
+    };
+    for (theirs, then) in [
+        (DIGEST, PrimaryState::Opening),
+        (other, PrimaryState::Waiting),
+    ] {
+        let name = "a".to_owned();
+        let (timing, limits) = (timing(), Limits::default());
+        let mut primary = Primary::new(Now(0), PRIMARY, name, initial(), timing, limits);
+        primary
+            .handle_hello(Now(0), &hello(BACKUP, None))
+            .expect("the first backup is taken");
+        say(&mut primary, 0, Signal::Ready { digest: theirs });
+        assert_eq!(primary.state(), PrimaryState::Greeting);
+        primary.handle_built(Now(1), DIGEST);
+        assert_eq!(primary.state(), then);
+    }
 }
 
 #[test]
