@@ -1,5 +1,7 @@
 //! KVM's structures to and from [`CpuState`].
 
+use std::ops::Range;
+
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_SHADOW, Msrs, kvm_debugregs, kvm_dtable, kvm_msr_entry, kvm_regs,
     kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -72,7 +74,7 @@ pub(super) fn save(vcpu: &Vcpu) -> Result<CpuState, CpuError> {
         ],
         xcr0,
         msrs: save_msrs(vcpu, sregs.efer)?,
-        xsave: trimmed(&xsave),
+        xsave: canonical(&xsave),
         exception: (events.exception.injected != 0).then_some((
             events.exception.nr,
             (events.exception.has_error_code != 0).then_some(events.exception.error_code),
@@ -117,9 +119,20 @@ fn save_msrs(vcpu: &Vcpu, efer: u64) -> Result<Vec<(u32, u64)>, CpuError> {
     Ok(saved)
 }
 
-/// The XSAVE image without what follows the last component in use: equal states give equal images
-/// whatever the host's largest image is.
-fn trimmed(xsave: &kvm_xsave) -> Vec<u8> {
+/// Where in an XSAVE image the x87 control word, the x87 registers and the SSE registers stand.
+const X87_CONTROL: Range<usize> = 0..24;
+const X87_REGISTERS: Range<usize> = 32..160;
+const SSE_REGISTERS: Range<usize> = 160..416;
+
+/// The x87 control word after FNINIT (SDM vol. 1, 8.1.5).
+const X87_INITIAL_CONTROL: [u8; 2] = [0x7F, 0x03];
+
+/// Equal states give equal images, whatever the host's processor and kernel keep of them.
+///
+/// What follows the last component in use is cut off. Whether x87 and SSE state that has its
+/// initial contents counts as in use is up to the processor, and varies from run to run (SDM
+/// vol. 1, 13.6): here it always counts.
+fn canonical(xsave: &kvm_xsave) -> Vec<u8> {
     let mut bytes: Vec<u8> = xsave
         .region
         .iter()
@@ -130,6 +143,15 @@ fn trimmed(xsave: &kvm_xsave) -> Vec<u8> {
     if !extended {
         bytes.truncate(XSAVE_LEGACY_BYTES);
     }
+    if in_use & 1 == 0 {
+        bytes[X87_CONTROL].fill(0);
+        bytes[..2].copy_from_slice(&X87_INITIAL_CONTROL);
+        bytes[X87_REGISTERS].fill(0);
+    }
+    if in_use & 2 == 0 {
+        bytes[SSE_REGISTERS].fill(0);
+    }
+    bytes[XSTATE_BV] |= 3;
     // Software-reserved bytes (464 to 511) belong to the host.
     bytes[464..512].fill(0);
     bytes
@@ -303,6 +325,35 @@ fn kvm_dtable_of(from: DescriptorTable) -> kvm_dtable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn det_1_what_the_processor_keeps_of_initial_sse_and_x87_state_does_not_show() {
+        let image = |in_use: u8, left_over: u8| {
+            let mut bytes = [0; 1024];
+            bytes[..2].copy_from_slice(&X87_INITIAL_CONTROL);
+            bytes[24..28].copy_from_slice(&0x1F80u32.to_le_bytes());
+            if in_use & 1 == 0 {
+                bytes[X87_CONTROL].fill(left_over);
+                bytes[X87_REGISTERS].fill(left_over);
+            }
+            if in_use & 2 == 0 {
+                bytes[SSE_REGISTERS].fill(left_over);
+            }
+            bytes[464..512].fill(left_over);
+            bytes[XSTATE_BV] = in_use;
+            let mut xsave = kvm_xsave::default();
+            for (word, bytes) in xsave.region.iter_mut().zip(bytes.chunks_exact(4)) {
+                *word = u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
+            }
+            canonical(&xsave)
+        };
+        for in_use in 0..4 {
+            for left_over in [0, 0xA5] {
+                assert_eq!(image(in_use, left_over), image(3, 0), "{in_use}");
+            }
+        }
+        assert_eq!(image(3, 0).len(), XSAVE_LEGACY_BYTES);
+    }
 
     #[test]
     fn segments_convert_both_ways() {
