@@ -68,7 +68,7 @@ async fn carry(near: TcpStream, target: SocketAddr, cut: watch::Receiver<bool>) 
     let mut silence = cut.clone();
     let far = tokio::select! {
         biased;
-        () = is_cut(&mut silence) => std::future::pending().await,
+        () = silent(&mut silence) => return std::future::pending().await,
         far = dial => far,
     };
     let Ok(far) = far else {
@@ -81,7 +81,8 @@ async fn carry(near: TcpStream, target: SocketAddr, cut: watch::Receiver<bool>) 
     );
 }
 
-async fn is_cut(cut: &mut watch::Receiver<bool>) {
+/// Waits for the cut. Its caller then waits for ever, so that what it holds stays open.
+async fn silent(cut: &mut watch::Receiver<bool>) {
     let _ = cut.wait_for(|cut| *cut).await;
 }
 
@@ -90,7 +91,7 @@ async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cut: watch
     loop {
         let read = tokio::select! {
             biased;
-            () = is_cut(&mut cut) => std::future::pending().await,
+            () = silent(&mut cut) => return std::future::pending().await,
             read = from.read(&mut chunk) => read,
         };
         match read {

