@@ -27,7 +27,8 @@ pub trait Cpu {
     /// Answers the read that [`Cpu::run`] returned last.
     fn answer(&mut self, value: u64);
 
-    /// Whether the last exit ended its instruction: not amid a REP string.
+    /// Whether the CPU stands at its position: the last exit ended its instruction, not amid a REP
+    /// string, and was not [`Exit::Interrupted`], which leaves it somewhere behind.
     fn at_boundary(&self) -> bool;
 
     /// Whether an interrupt injected here, after the last exit was handled, would be taken before

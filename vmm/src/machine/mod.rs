@@ -165,8 +165,8 @@ impl<C: Cpu> Machine<C> {
         self.halted || self.paused
     }
 
-    /// Whether the CPU is between two instructions, and not amid a string of accesses: only then
-    /// can its state be read.
+    /// Whether the CPU stands at its position, not amid a string of accesses or on its way to the
+    /// next exit: only there is its state the same on both sides.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         self.cpu.at_boundary()

@@ -30,6 +30,8 @@ pub struct KvmCpu {
     open: Option<OpenRead>,
     /// The last exit's access is not yet completed in KVM's registers.
     incomplete: bool,
+    /// A signal stopped the guest on the way to its next exit: it has run past its position.
+    underway: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +81,7 @@ impl KvmCpu {
             string: None,
             open: None,
             incomplete: false,
+            underway: false,
         })
     }
 
@@ -130,6 +133,7 @@ impl Cpu for KvmCpu {
         }
         let exit = self.vcpu.run();
         self.incomplete = false;
+        self.underway = matches!(exit, RawExit::Interrupted);
         match exit {
             RawExit::Port {
                 port,
@@ -187,7 +191,7 @@ impl Cpu for KvmCpu {
     }
 
     fn at_boundary(&self) -> bool {
-        self.string.is_none()
+        self.string.is_none() && !self.underway
     }
 
     fn takes_interrupts(&mut self) -> bool {
@@ -225,6 +229,7 @@ impl Cpu for KvmCpu {
         self.string = None;
         self.open = None;
         self.incomplete = false;
+        self.underway = false;
         Ok(())
     }
 
