@@ -252,7 +252,8 @@ fn a_log_that_cannot_be_replayed_here_is_refused() {
         change(&mut initial);
         copy(dir.path(), initial, &entries)
     };
-    let refusals: [(fn(&mut InitialState), &str); 5] = [
+    type Change = fn(&mut InitialState);
+    let refusals: [(Change, &str); 5] = [
         (|i| i.configuration.machine_model += 1, "of the machine"),
         (|i| i.configuration.memory_mib = 1 << 20, "1048576 MiB"),
         (|i| i.configuration.image[0] ^= 1, "--kernel"),
