@@ -16,10 +16,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 /// How long anything may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// True, loudly, where there is no KVM to test with.
-pub fn no_kvm() -> bool {
+pub(crate) fn no_kvm() -> bool {
     let missing = std::fs::File::options()
         .read(true)
         .write(true)
@@ -32,8 +32,8 @@ pub fn no_kvm() -> bool {
 }
 
 /// A running process of the program.
-pub struct Process {
-    pub name: String,
+pub(crate) struct Process {
+    pub(crate) name: String,
     child: Child,
     events: mpsc::Receiver<Value>,
     seen: Vec<Value>,
@@ -41,7 +41,7 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn spawn(dir: &Path, name: &str, args: &[String]) -> Self {
+    pub(crate) fn spawn(dir: &Path, name: &str, args: &[String]) -> Self {
         let stderr = dir.join(format!("{name}.stderr"));
         let mut child = Command::new(env!("CARGO_BIN_EXE_ftvm"))
             .args(args)
@@ -69,12 +69,12 @@ impl Process {
     }
 
     /// What it printed on standard error.
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
     /// Waits for an event; those before it are kept and can still be asked for.
-    pub fn wait_for(&mut self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn wait_for(&mut self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
         if let Some(event) = self.seen.iter().find(|event| matches(event)) {
             return event.clone();
         }
@@ -98,13 +98,13 @@ impl Process {
         }
     }
 
-    pub fn wait_for_state(&mut self, state: &str) {
+    pub(crate) fn wait_for_state(&mut self, state: &str) {
         self.wait_for(state, |event| {
             event["event"] == "state" && event["state"] == state
         });
     }
 
-    pub fn address(&mut self) -> SocketAddr {
+    pub(crate) fn address(&mut self) -> SocketAddr {
         let event = self.wait_for("listening", |event| event["event"] == "listening");
         event["address"]
             .as_str()
@@ -113,18 +113,18 @@ impl Process {
             .expect("an address")
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("the process is ours");
     }
 
     /// SIGKILL, and waits for the end.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         self.child.wait().expect("our child");
     }
 
     /// Waits for it to end by itself.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("our child") {
@@ -160,19 +160,19 @@ fn strings(args: &[&str]) -> Vec<String> {
 }
 
 /// An arbiter, a gateway, and room for nodes.
-pub struct World {
-    pub dir: tempfile::TempDir,
-    pub arbiters: Vec<Process>,
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) arbiters: Vec<Process>,
     servers: Vec<SocketAddr>,
-    pub gateway: Process,
+    _gateway: Process,
     gateway_address: SocketAddr,
-    pub forward: SocketAddr,
-    pub detect_ms: u64,
+    pub(crate) forward: SocketAddr,
+    pub(crate) detect_ms: u64,
 }
 
 impl World {
     /// With `servers` arbiter servers: 1 or 3.
-    pub fn new(servers: usize) -> Self {
+    pub(crate) fn new(servers: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let serve = |id: usize, rest: &[String]| {
             let data = dir.path().join(format!("arbiter-{id}"));
@@ -225,7 +225,7 @@ impl World {
             dir,
             arbiters,
             servers: addresses,
-            gateway,
+            _gateway: gateway,
             gateway_address,
             forward,
             detect_ms: 500,
@@ -233,7 +233,7 @@ impl World {
     }
 
     /// Starts a killed arbiter server again, on its store and its port.
-    pub fn restart_arbiter(&mut self, index: usize) {
+    pub(crate) fn restart_arbiter(&mut self, index: usize) {
         let id = index + 1;
         let data = self.dir.path().join(format!("arbiter-{id}"));
         let args = strings(&[
@@ -277,30 +277,30 @@ impl World {
     }
 
     /// A node's control socket.
-    pub fn control(&self, name: &str) -> PathBuf {
+    pub(crate) fn control(&self, name: &str) -> PathBuf {
         self.dir.path().join(format!("{name}.sock"))
     }
 
-    pub fn primary(&self, name: &str, more: &[&str]) -> Process {
+    pub(crate) fn primary(&self, name: &str, more: &[&str]) -> Process {
         let mut args = self.node_args("run", name);
         args.extend(strings(&["--listen", "127.0.0.1:0"]));
         args.extend(strings(more));
         Process::spawn(self.dir.path(), name, &args)
     }
 
-    pub fn backup(&self, name: &str, primary: SocketAddr) -> Process {
+    pub(crate) fn backup(&self, name: &str, primary: SocketAddr) -> Process {
         let mut args = self.node_args("backup", name);
         args.extend(strings(&["--primary", &primary.to_string()]));
         Process::spawn(self.dir.path(), name, &args)
     }
 
     /// A protected pair, node-a and node-b.
-    pub fn pair(&self) -> (Process, Process) {
+    pub(crate) fn pair(&self) -> (Process, Process) {
         self.pair_of("node-a", "node-b")
     }
 
     /// A protected pair of these names.
-    pub fn pair_of(&self, primary: &str, backup: &str) -> (Process, Process) {
+    pub(crate) fn pair_of(&self, primary: &str, backup: &str) -> (Process, Process) {
         let mut primary = self.primary(primary, &[]);
         let mut backup = self.backup(backup, primary.address());
         primary.wait_for_state("PROTECTED");
@@ -309,7 +309,7 @@ impl World {
     }
 
     /// Runs the program to its end.
-    pub fn ftvm(&self, args: &[&str]) -> (ExitStatus, String) {
+    pub(crate) fn ftvm(&self, args: &[&str]) -> (ExitStatus, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_ftvm"))
             .args(args)
             .output()
@@ -321,12 +321,12 @@ impl World {
 }
 
 /// One connection that speaks RESP2, and never makes another.
-pub struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the gateway listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_nodelay(true).expect("a socket");
@@ -336,7 +336,7 @@ impl Client {
     }
 
     /// Asks, and returns the reply as text; an error if the connection breaks.
-    pub fn ask(&mut self, words: &[&str]) -> std::io::Result<String> {
+    pub(crate) fn ask(&mut self, words: &[&str]) -> std::io::Result<String> {
         let mut request = format!("*{}\r\n", words.len());
         words
             .iter()
@@ -362,14 +362,14 @@ impl Client {
 }
 
 /// Clients that count, each on its own connection: every reply must be one more than the last.
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
     clients: Vec<JoinHandle<u64>>,
 }
 
 impl Load {
-    pub fn start(forward: SocketAddr, clients: usize) -> Self {
+    pub(crate) fn start(forward: SocketAddr, clients: usize) -> Self {
         let (stop, done) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
@@ -401,7 +401,7 @@ impl Load {
     }
 
     /// Waits until so many more requests were answered.
-    pub fn wait_for(&self, more: u64) {
+    pub(crate) fn wait_for(&self, more: u64) {
         let wanted = self.done.load(Ordering::Relaxed) + more;
         let deadline = Instant::now() + PATIENCE;
         while self.done.load(Ordering::Relaxed) < wanted {
@@ -415,12 +415,12 @@ impl Load {
     }
 
     /// How many requests were answered so far.
-    pub fn answered(&self) -> u64 {
+    pub(crate) fn answered(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 
     /// Stops the clients and checks what they counted.
-    pub fn finish(self) -> u64 {
+    pub(crate) fn finish(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.clients
             .into_iter()

@@ -4,6 +4,8 @@
 //! them is simulated: a question may be lost, its answer may be lost after it took effect, it may
 //! take effect long after its asker has given up, and the majority may be down for a while.
 
+use std::collections::BTreeMap;
+
 use ft_logging::protocol::{Answer, Question, RecordView};
 use ft_logging::types::{Generation, Incarnation, Life};
 use test_and_set::register::{self, Command, Record, Refusal, Register};
@@ -51,6 +53,8 @@ impl Asked {
 #[derive(Default)]
 pub(crate) struct Arbiter {
     register: Register,
+    /// The lives that ever began, and whether each was stopped.
+    lives: BTreeMap<Life, bool>,
     down: u32,
 }
 
@@ -74,6 +78,16 @@ impl Arbiter {
         self.register
             .read(&name())
             .is_none_or(|record| Some(Life(record.life.0)) == life)
+    }
+
+    /// Whether a life ever began, also if its name is another's by now.
+    pub(crate) fn has_begun(&self, life: Option<Life>) -> bool {
+        life.is_some_and(|life| self.lives.contains_key(&life))
+    }
+
+    /// Whether a life was stopped, also if its name is another's by now.
+    pub(crate) fn has_stopped(&self, life: Option<Life>) -> bool {
+        life.is_some_and(|life| self.lives.get(&life) == Some(&true))
     }
 
     fn answer(&mut self, asked: &Asked) -> Answer {
@@ -108,7 +122,12 @@ impl Arbiter {
                 reason: "asked to".parse().expect("a short text"),
             },
         };
-        match self.register.apply(command) {
+        let answer = self.register.apply(command);
+        if let Some(record) = self.record(asked.life) {
+            let stopped = record.stopped.is_some();
+            self.lives.insert(asked.life, stopped);
+        }
+        match answer {
             register::Answer::Created | register::Answer::Opened => Answer::Opened,
             register::Answer::Won | register::Answer::Recovered { .. } => Answer::Won,
             register::Answer::Lost { to } => Answer::Lost {

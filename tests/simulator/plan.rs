@@ -8,6 +8,9 @@ use crate::rng::Rng;
 pub(crate) const US: u64 = 1_000;
 pub(crate) const MS: u64 = 1_000_000;
 
+/// No fault strikes later.
+const FAULTS_END_NS: u64 = 500 * MS;
+
 /// A machine that processes run on. The first two hold the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Host(pub(crate) usize);
@@ -143,11 +146,10 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(rng: &mut Rng) -> Self {
-        let detect_ms = rng.pick(&[60, 80, 120]);
+        let detect_ms = rng.pick(&[50, 70, 100]);
         let timing = Timing::new(detect_ms, rng.pick(&[10, 20, 40]));
         let survivable = rng.percent(60);
         let delay = rng.pick(&[30 * US, 200 * US, MS]);
-        let faults_end = 900 * MS;
         let tail_bytes = rng.pick(&[1, 300, 2 << 10, 1 << 20]);
         // With little credit outputs leave one by one: a deep gate would mean answers after seconds.
         let gate_bytes = if tail_bytes < 1 << 10 {
@@ -155,7 +157,7 @@ impl Plan {
         } else {
             rng.pick(&[4 << 10, 1 << 20])
         };
-        let calm_at = faults_end + rng.below(100 * MS);
+        let calm_at = FAULTS_END_NS + rng.below(100 * MS);
         let serving_by = calm_at + 9 * timing.detect_ns;
         let mut plan = Plan {
             survivable,
@@ -169,19 +171,21 @@ impl Plan {
             faults: Vec::new(),
             calm_at,
             serving_by,
-            end: serving_by + 3 * timing.detect_ns,
+            end: serving_by + 4 * timing.detect_ns + 100 * MS,
             delay_ns: (
                 delay,
                 3 * delay,
                 timing.detect_ns * rng.pick(&[1, 4, 12]) / 10,
             ),
-            step_ns: rng.pick(&[300 * US, MS, 3 * MS]),
+            step_ns: rng.pick(&[500 * US, 2 * MS, 5 * MS]),
             replay_ns: rng.pick(&[20 * US, 100 * US]),
-            write_ns: rng.pick(&[10 * US, 200 * US, 5 * MS]),
+            write_ns: rng.pick(&[10 * US, 200 * US, 2 * MS]),
             think_ns: rng.pick(&[2 * MS, 10 * MS]),
             arbiter_loss: rng.pick(&[0, 10, 30]),
         };
-        if survivable {
+        if survivable && rng.percent(5) {
+            plan.failure_amid_a_hand_over(rng);
+        } else if survivable {
             plan.one_failure(rng);
         } else {
             for _ in 0..rng.between(2, 6) {
@@ -199,6 +203,19 @@ impl Plan {
             let fault = failure(rng);
             self.strike(rng, fault);
         }
+    }
+
+    /// Whoever is asked to take over fails at that moment.
+    fn failure_amid_a_hand_over(&mut self, rng: &mut Rng) {
+        let at = rng.between(50 * MS, FAULTS_END_NS);
+        let death = rng.pick(&[Death::Process, Death::Host, Death::AmidEffects(1)]);
+        let failure = rng.pick(&[Fault::Kill { host: B, death }, Fault::Hang { host: B }]);
+        let faults = [(at, Fault::HandOver), (at + rng.below(3 * MS), failure)];
+        self.faults.extend(faults.map(|(at, fault)| Planned {
+            at,
+            fault,
+            until: None,
+        }));
     }
 
     /// What people do meanwhile, and what hurts nobody.
@@ -226,7 +243,7 @@ impl Plan {
         // Often early, when the generation is not open yet.
         let at = match rng.below(5) {
             0 => rng.below(20 * MS),
-            _ => rng.between(20 * MS, 900 * MS),
+            _ => rng.between(20 * MS, FAULTS_END_NS),
         };
         let lasting = self.timing.detect_ns * rng.pick(&[2, 5, 12, 20, 30, 60]) / 10;
         let repaired = match fault {

@@ -23,9 +23,7 @@ pub(crate) struct World {
     lost: [bool; HOSTS],
     /// Which process each fault has struck.
     struck: Vec<Option<ProcessId>>,
-    /// The arbiter knows, or knew, the life that the clients talk to; that it was stopped.
-    begun: bool,
-    stopped: bool,
+    failed: Vec<(ProcessId, u64)>,
     /// More has failed than the VM can survive.
     excused: bool,
 }
@@ -38,8 +36,7 @@ impl World {
             dark: [false; HOSTS],
             lost: [false; HOSTS],
             struck: Vec::new(),
-            begun: false,
-            stopped: false,
+            failed: Vec::new(),
             excused: false,
         }
     }
@@ -87,15 +84,7 @@ impl World {
             Event::Probed(process, probe) => {
                 self.on(process, |node, env| node.news(env, News::Probed(probe)));
             }
-            Event::Question(asked) => {
-                self.env.question_arrived(&asked);
-                let record = self
-                    .env
-                    .guest
-                    .and_then(|life| self.env.arbiter.record(life));
-                self.begun |= record.is_some();
-                self.stopped |= record.is_some_and(|record| record.stopped.is_some());
-            }
+            Event::Question(asked) => self.env.question_arrived(&asked),
             Event::Answer {
                 process,
                 number,
@@ -196,12 +185,21 @@ impl World {
         })
     }
 
-    /// A node has failed. If it leaves nobody, that was one failure too many; and so it was if the
-    /// generation is its own, or will be once its claim arrives: the winner failed unprotected.
+    /// A node has failed: if that leaves nobody, it was one failure too many.
     fn failed(&mut self, host: Host, process: ProcessId) {
         self.lost[host.0] = true;
-        let nobody = !self.is_able(A) && !self.is_able(B);
-        self.excused |= nobody || self.env.checks.has_claimed(process);
+        self.failed.push((process, self.env.now));
+        self.excused |= !self.is_able(A) && !self.is_able(B);
+    }
+
+    /// Whether a node failed that had asked for the generation, or asked before it could notice:
+    /// then the winner failed unprotected.
+    fn a_claimant_failed(&self) -> bool {
+        let notices_ns = 2 * self.env.plan.timing.tick_ns;
+        self.failed.iter().any(|(process, at)| {
+            let claimed = self.env.checks.claimed(*process);
+            claimed.is_some_and(|claimed| claimed <= at + notices_ns)
+        })
     }
 
     // ---- paths ---------------------------------------------------------------------------------
@@ -452,9 +450,11 @@ impl World {
         });
         let able = self.is_able(A) || self.is_able(B);
         let linked = self.env.network.reaches(A, B) && self.env.network.reaches(B, A);
-        let promised = self.env.plan.survivable && !self.excused && self.begun;
+        let excused = self.excused || self.a_claimant_failed();
+        let begun = self.env.arbiter.has_begun(self.env.guest);
+        let promised = self.env.plan.survivable && begun && !excused;
         let could_begin = whole && linked && self.env.arbiter.knows_no_other(self.env.guest);
-        if self.stopped || !(able || could_begin || promised) {
+        if self.env.arbiter.has_stopped(self.env.guest) || !(able || could_begin || promised) {
             return;
         }
         for (id, client) in self.env.clients.iter().enumerate() {

@@ -64,6 +64,8 @@ pub struct Backup {
 
     /// A channel is open.
     linked: bool,
+    /// What the last tick said of the replaying thread.
+    vcpu_alive: bool,
     /// A question to the arbiter is open.
     asking: bool,
 
@@ -109,6 +111,7 @@ impl Backup {
             limits,
             watch: Watch::new(now, timing),
             linked: false,
+            vcpu_alive: true,
             asking: false,
             received: EntryIndex(0),
             replayed: EntryIndex(0),
@@ -418,6 +421,7 @@ impl Backup {
                 _ => {}
             }
         }
+        self.vcpu_alive = vcpu_alive;
         if self.linked && vcpu_alive && !matches!(self.state, State::Joining) {
             self.nonce += 1;
             self.send(Signal::Heartbeat {
@@ -522,7 +526,8 @@ impl Backup {
     }
 
     fn advance(&mut self, now: Now) {
-        let ready = self.replayed == self.received;
+        // A node whose own thread hangs must not win what it cannot carry on.
+        let ready = self.replayed == self.received && self.vcpu_alive;
         if let State::Suspecting(takeover) = &mut self.state
             && !self.asking
             && let Some(question) = takeover.question(now, ready)

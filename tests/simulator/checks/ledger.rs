@@ -29,7 +29,8 @@ pub(super) struct Ledger {
     /// What it has to send before anything new.
     pub(super) owes: VecDeque<OutputSeq>,
     pub(super) has_read: bool,
-    pub(super) claimed: bool,
+    /// When it first asked for the generation.
+    pub(super) claimed: Option<u64>,
     pub(super) live: bool,
     pub(super) over: bool,
     /// Since when it has to expect that it was given up (FAIL-9).

@@ -181,7 +181,7 @@ impl Checks {
     ) {
         let ledger = self.ledger(process);
         must!(
-            in_step && !ledger.claimed,
+            in_step && ledger.claimed.is_none(),
             "FAIL-8",
             "process {} acknowledges {received} while it suspects",
             process.0
@@ -255,7 +255,7 @@ impl Checks {
             process.0
         );
         must!(
-            protected && !ledger.claimed,
+            protected && ledger.claimed.is_none(),
             "FAIL-4",
             "process {} says what entry {entry} says while the arbiter has not answered",
             process.0
@@ -362,6 +362,7 @@ impl Checks {
         question: &Question,
         linked: bool,
         replayed: Option<EntryIndex>,
+        now: u64,
     ) {
         let ledger = self.ledger(process);
         if *question != Question::Claim {
@@ -388,7 +389,7 @@ impl Checks {
                 process.0
             );
         }
-        ledger.claimed = true;
+        ledger.claimed.get_or_insert(now);
     }
 
     /// Whether a node that suspects has read the arbiter's record.
@@ -400,7 +401,7 @@ impl Checks {
     pub(crate) fn is_in_step(&mut self, process: ProcessId) {
         let claimed = self.ledger(process).claimed;
         must!(
-            !claimed,
+            claimed.is_none(),
             "FAIL-8",
             "process {} has claimed and goes on as one of a pair",
             process.0
@@ -602,13 +603,11 @@ impl Checks {
         let members = [history.primary, history.backup];
         members
             .into_iter()
-            .all(|member| member.is_some_and(|member| self.has_claimed(member)))
+            .all(|member| member.is_some_and(|member| self.claimed(member).is_some()))
     }
 
-    /// Whether a process has sent a claim.
-    pub(crate) fn has_claimed(&self, process: ProcessId) -> bool {
-        self.ledgers
-            .get(&process)
-            .is_some_and(|ledger| ledger.claimed)
+    /// When a process first sent a claim.
+    pub(crate) fn claimed(&self, process: ProcessId) -> Option<u64> {
+        self.ledgers.get(&process)?.claimed
     }
 }

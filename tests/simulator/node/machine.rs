@@ -23,8 +23,11 @@ const TIMER_NS: u64 = 10 * MS;
 /// How many entries are replayed in one turn.
 const REPLAY_BURST: usize = 8;
 
-/// How much slower a vCPU or a replaying thread is that is slowed.
-const SLOWER: u64 = 10;
+/// How much slower a vCPU is that the protocol slows.
+const SLOWER: u64 = 4;
+
+/// How much slower a replaying thread is that has too little of the CPU.
+const STARVED: u64 = 200;
 
 /// The vCPU thread's own things.
 #[derive(Default)]
@@ -138,7 +141,7 @@ impl Node {
 
     /// Gives the records of one turn to the protocol's thread, at once or in two handfuls.
     fn hand_over(&mut self, env: &mut Env, mut records: Vec<Record>) {
-        if records.len() > 1 && env.rng.percent(30) {
+        if records.len() > 1 && env.rng.percent(50) {
             let rest = records.split_off(1 + env.rng.below(records.len() as u64 - 1) as usize);
             self.vcpu.records.extend([records, rest]);
         } else if !records.is_empty() {
@@ -191,7 +194,7 @@ impl Node {
             && self.hung == 0
             && !std::mem::replace(&mut self.replay_scheduled, true)
         {
-            let slower = if self.replay_slow > 0 { 20 * SLOWER } else { 1 };
+            let slower = if self.replay_slow > 0 { STARVED } else { 1 };
             let after_ns = env.rng.between(1, 2 * env.plan.replay_ns * slower);
             env.schedule(after_ns, Event::Replay(self.process));
         }

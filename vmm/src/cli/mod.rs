@@ -5,6 +5,7 @@
 
 mod arbiter;
 mod control;
+mod demo;
 mod doctor;
 mod gateway;
 mod log;
@@ -55,6 +56,8 @@ enum Command {
     Recover(control::RecoverArgs),
     /// Look into a recorded log.
     Log(log::LogArgs),
+    /// Kill one half of a protected guest in mid-load, and check that nobody noticed.
+    Demo(demo::DemoArgs),
     /// Run a recorded log again, and check every digest, interrupt and output.
     Replay(replay::ReplayArgs),
     /// What this host can do, what it cannot hide from a guest, and what to do about it.
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Control(args) => control::control(args),
         Command::Recover(args) => control::recover(args),
         Command::Log(args) => log::log(args),
+        Command::Demo(args) => demo::demo(args),
         Command::Replay(args) => replay::replay(args),
         Command::Doctor(args) => doctor::doctor(args),
     };

@@ -350,3 +350,19 @@ fn log_2_after_a_resume_it_acknowledges_anew() {
     say(&mut backup, 0, Signal::Resumed { next });
     assert!(signals(&effects(&mut backup, 0)).contains(&&ack(3, 3)));
 }
+
+#[test]
+fn fail_1_a_backup_whose_thread_hangs_does_not_claim() {
+    let mut backup = suspecting(3);
+    backup.handle_answer(Now(0), Answer::Record(Some(record())));
+    effects(&mut backup, 0);
+    for ms in (50..=1_000).step_by(50) {
+        backup.handle_tick(at(ms), false);
+    }
+    assert_eq!(
+        questions(&effects(&mut backup, 1_000)),
+        Vec::<&Question>::new()
+    );
+    backup.handle_tick(at(1_050), true);
+    assert_eq!(questions(&effects(&mut backup, 1_050)), [&Question::Claim]);
+}

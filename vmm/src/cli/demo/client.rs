@@ -1,0 +1,264 @@
+//! The verifying clients: one TCP connection each, which is never opened again.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::meter::Meter;
+use super::resp::{self, Malformed, Reply};
+use super::workload::{Findings, KEYS, Ledger, SHARED, SharedCounter, WrongAnswer};
+
+/// A request without an answer for so long counts as a broken connection: longer than any takeover,
+/// with TCP's retransmissions after it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How much is read at once, in bytes.
+const READ_BYTES: usize = 4096;
+
+/// Why a connection is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    #[error("the guest closed the connection")]
+    Closed,
+    #[error("the connection broke: {0}")]
+    Broken(#[from] io::Error),
+    #[error("no answer within {} s", PATIENCE.as_secs())]
+    NoAnswer,
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error(transparent)]
+    Wrong(#[from] WrongAnswer),
+    #[error("the guest answered {0:?}")]
+    Unexpected(Reply),
+}
+
+/// A connection to the guest's key-value server.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    inbox: Vec<u8>,
+    outbox: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects.
+    pub(super) async fn open(address: SocketAddr) -> Result<Self, ClientError> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Connection {
+            stream,
+            inbox: Vec::with_capacity(READ_BYTES),
+            outbox: Vec::new(),
+        })
+    }
+
+    /// Sends a command and waits for its reply.
+    pub(super) async fn ask<W: AsRef<[u8]>>(&mut self, words: &[W]) -> Result<Reply, ClientError> {
+        let words: Vec<&[u8]> = words.iter().map(AsRef::as_ref).collect();
+        self.outbox.clear();
+        resp::encode(&words, &mut self.outbox);
+        let answer = async {
+            self.stream.write_all(&self.outbox).await?;
+            loop {
+                if let Some((reply, used)) = resp::decode(&self.inbox)? {
+                    self.inbox.drain(..used);
+                    return Ok(reply);
+                }
+                if self.stream.read_buf(&mut self.inbox).await? == 0 {
+                    return Err(ClientError::Closed);
+                }
+            }
+        };
+        timeout(PATIENCE, answer)
+            .await
+            .unwrap_or(Err(ClientError::NoAnswer))
+    }
+
+    async fn value(&mut self, key: &str) -> Result<Option<Vec<u8>>, ClientError> {
+        match self.ask(&["GET", key]).await? {
+            Reply::Bulk(value) => Ok(value),
+            other => Err(ClientError::Unexpected(other)),
+        }
+    }
+
+    async fn count(&mut self, key: &str) -> Result<u64, ClientError> {
+        let value = self.value(key).await?.unwrap_or_else(|| b"0".to_vec());
+        let text = String::from_utf8_lossy(&value);
+        text.parse()
+            .map_err(|_| ClientError::Unexpected(Reply::Bulk(Some(value.clone()))))
+    }
+}
+
+/// What the clients have in common.
+#[derive(Debug)]
+struct Common {
+    started: Instant,
+    stop: AtomicBool,
+    meter: Mutex<Meter>,
+    shared: Mutex<SharedCounter>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct Client {
+    ledger: Ledger,
+    connection: Connection,
+    broken: Option<ClientError>,
+}
+
+impl Client {
+    async fn run(mut self, common: Arc<Common>) -> Self {
+        while !common.stop.load(Ordering::Relaxed) {
+            if let Err(error) = self.step(&common).await {
+                self.broken = Some(error);
+                break;
+            }
+        }
+        self
+    }
+
+    async fn step(&mut self, common: &Common) -> Result<(), ClientError> {
+        let request = self.ledger.next();
+        let words = self.ledger.words(request);
+        let sent = common.started.elapsed();
+        let reply = self.connection.ask(&words).await?;
+        let now = common.started.elapsed();
+        self.ledger.answered(reply, &mut lock(&common.shared))?;
+        lock(&common.meter).answered(sent, now, request.writes());
+        Ok(())
+    }
+}
+
+/// All clients at work.
+#[derive(Debug)]
+pub(super) struct Load {
+    common: Arc<Common>,
+    tasks: JoinSet<Client>,
+}
+
+/// What the clients can say when all is over.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict {
+    /// What is lost or doubled.
+    pub(super) findings: Findings,
+    /// Connections that did not last.
+    pub(super) broken: usize,
+    /// Why the first of them broke.
+    pub(super) why_broken: Option<String>,
+    /// Values and counters that were read back.
+    pub(super) checked: usize,
+}
+
+impl Load {
+    /// Opens `clients` connections and begins.
+    pub(super) async fn start(address: SocketAddr, clients: usize) -> Result<Self, ClientError> {
+        let mut ready = Vec::with_capacity(clients);
+        for number in 0..clients {
+            let mut connection = Connection::open(address).await?;
+            connection.ask(&["PING"]).await?;
+            ready.push(Client {
+                ledger: Ledger::new(number),
+                connection,
+                broken: None,
+            });
+        }
+        let common = Arc::new(Common {
+            started: Instant::now(),
+            stop: AtomicBool::new(false),
+            meter: Mutex::default(),
+            shared: Mutex::default(),
+        });
+        let mut tasks = JoinSet::new();
+        for client in ready {
+            tasks.spawn(client.run(common.clone()));
+        }
+        Ok(Load { common, tasks })
+    }
+
+    /// When the load began.
+    pub(super) fn started(&self) -> Instant {
+        self.common.started
+    }
+
+    /// What was measured so far.
+    pub(super) fn meter(&self) -> MutexGuard<'_, Meter> {
+        lock(&self.common.meter)
+    }
+
+    /// Lets each client finish its request, then reads everything back: over the connections that
+    /// were there all the time, and over a fresh one to `address`.
+    ///
+    /// # Errors
+    ///
+    /// If the fresh connection is of no use.
+    pub(super) async fn finish(mut self, address: SocketAddr) -> Result<Verdict, ClientError> {
+        self.common.stop.store(true, Ordering::Relaxed);
+        let mut clients = Vec::new();
+        while let Some(client) = self.tasks.join_next().await {
+            clients.push(client.expect("a client does not panic"));
+        }
+        let mut shared = lock(&self.common.shared).clone();
+        let mut findings = Findings::default();
+        let mut checked = 0;
+        let open = clients
+            .iter()
+            .map(|client| client.ledger.shared_open())
+            .sum();
+        for client in &mut clients {
+            let Client {
+                ledger,
+                connection,
+                broken,
+            } = client;
+            if broken.is_none() {
+                match read_back(ledger, connection).await {
+                    Ok(count) => checked += count,
+                    Err(error) => *broken = Some(error),
+                }
+            }
+            if broken.is_none() {
+                match connection.count(SHARED).await {
+                    Ok(count) => findings += shared.check(count, open),
+                    Err(error) => *broken = Some(error),
+                }
+            }
+        }
+        let mut fresh = Connection::open(address).await?;
+        for client in &mut clients {
+            checked += read_back(&mut client.ledger, &mut fresh).await?;
+        }
+        findings += shared.check(fresh.count(SHARED).await?, open);
+        let broken: Vec<&ClientError> = clients.iter().filter_map(|c| c.broken.as_ref()).collect();
+        let verdict = Verdict {
+            broken: broken.len(),
+            why_broken: broken.first().map(ToString::to_string),
+            checked: checked + 1,
+            findings: clients.iter().fold(findings, |mut all, client| {
+                all += client.ledger.findings().clone();
+                all
+            }),
+        };
+        Ok(verdict)
+    }
+}
+
+/// Reads all that a client ever wrote; returns how much that was.
+async fn read_back(ledger: &mut Ledger, over: &mut Connection) -> Result<usize, ClientError> {
+    for key in 0..KEYS {
+        let value = over.value(&ledger.key_name(key)).await?;
+        ledger.check_key(key, value.as_deref());
+    }
+    let count = over.count(&ledger.counter_name()).await?;
+    ledger.check_counter(count);
+    Ok(KEYS + 1)
+}
