@@ -1,11 +1,7 @@
 //! The commands for people, run as processes: what they print, and how they end.
 
 #[path = "../harness/mod.rs"]
-#[expect(
-    dead_code,
-    unreachable_pub,
-    reason = "the end-to-end tests share it, and use the rest"
-)]
+#[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 mod harness;
 mod logs;
 mod operators;

@@ -165,8 +165,8 @@ impl<C: Cpu> Machine<C> {
         self.halted || self.paused
     }
 
-    /// Whether the CPU is between two instructions, and not amid a string of accesses: only then
-    /// can its state be read.
+    /// Whether the CPU is just behind the access of its position: only there does its state belong
+    /// to the position.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         self.cpu.at_boundary()
