@@ -400,7 +400,10 @@ impl Backup {
                 }
                 Outcome::Halt(halt) => self.halt(halt),
                 Outcome::Stopped => self.finish(Finish::Stopped),
-                Outcome::NotOpen => self.finish(Finish::NeverStarted),
+                Outcome::NotOpen if self.received == EntryIndex(0) => {
+                    self.finish(Finish::NeverStarted);
+                }
+                Outcome::NotOpen => self.halt(Halt::Deleted),
             }
         }
         self.advance(now);

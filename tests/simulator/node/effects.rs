@@ -256,6 +256,8 @@ impl Node {
             (Halt::Diverged { .. }, _) => {
                 assert!(self.corrupt, "DET-5: diverged without a fault: {halt}");
             }
+            // Its name is another's by now.
+            (Halt::Deleted, _) if env.arbiter.has_stopped(self.life) => {}
             (halt, _) => panic!("nobody gave a reason to halt: {halt}"),
         }
         self.end(env, Standing::Halted);

@@ -268,10 +268,7 @@ fn what_the_arbiters_answers_mean_to_a_suspecting_backup() {
             Some(Effect::Finish(Finish::Stopped)),
         ),
         (Answer::Stopped, Some(Effect::Finish(Finish::Stopped))),
-        (
-            Answer::Record(None),
-            Some(Effect::Finish(Finish::NeverStarted)),
-        ),
+        (Answer::Record(None), Some(Effect::Halt(Halt::Deleted))),
         (Answer::Deleted, Some(Effect::Halt(Halt::Deleted))),
         (Answer::Unknown(String::new()), None),
         (Answer::Record(Some(record())), None),
@@ -365,4 +362,16 @@ fn fail_1_a_backup_whose_thread_hangs_does_not_claim() {
     );
     backup.handle_tick(at(1_050), true);
     assert_eq!(questions(&effects(&mut backup, 1_050)), [&Question::Claim]);
+}
+
+#[test]
+fn a_pair_that_the_arbiter_never_knew_has_not_started() {
+    let mut backup = ready(Limits::default());
+    backup.handle_channel_closed(Now(0));
+    effects(&mut backup, 0);
+    backup.handle_answer(Now(0), Answer::Record(None));
+    assert_eq!(
+        effects(&mut backup, 0),
+        [Effect::Finish(Finish::NeverStarted)]
+    );
 }

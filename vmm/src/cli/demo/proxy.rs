@@ -68,7 +68,7 @@ async fn carry(near: TcpStream, target: SocketAddr, cut: watch::Receiver<bool>) 
     let mut silence = cut.clone();
     let far = tokio::select! {
         biased;
-        () = silent(&mut silence) => return,
+        () = silent(&mut silence) => return std::future::pending().await,
         far = dial => far,
     };
     let Ok(far) = far else {
@@ -81,10 +81,9 @@ async fn carry(near: TcpStream, target: SocketAddr, cut: watch::Receiver<bool>) 
     );
 }
 
-/// Waits for the cut, and then for ever: what its caller holds stays open.
+/// Waits for the cut. Its caller then waits for ever, so that what it holds stays open.
 async fn silent(cut: &mut watch::Receiver<bool>) {
     let _ = cut.wait_for(|cut| *cut).await;
-    std::future::pending().await
 }
 
 async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cut: watch::Receiver<bool>) {
@@ -92,7 +91,7 @@ async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cut: watch
     loop {
         let read = tokio::select! {
             biased;
-            () = silent(&mut cut) => return,
+            () = silent(&mut cut) => return std::future::pending().await,
             read = from.read(&mut chunk) => read,
         };
         match read {

@@ -212,6 +212,11 @@ pub(super) fn restore(vcpu: &Vcpu, state: &CpuState) -> Result<(), CpuError> {
     };
     fd.set_debug_regs(&debug)
         .map_err(ioctl("KVM_SET_DEBUGREGS"))?;
+    set_events(vcpu, state, false)
+}
+
+/// Sets what is on its way to the guest; the interrupt shadow only if `shadow` says so.
+pub(super) fn set_events(vcpu: &Vcpu, state: &CpuState, shadow: bool) -> Result<(), CpuError> {
     let mut events = kvm_vcpu_events {
         flags: KVM_VCPUEVENT_VALID_SHADOW,
         ..Default::default()
@@ -226,8 +231,9 @@ pub(super) fn restore(vcpu: &Vcpu, state: &CpuState) -> Result<(), CpuError> {
         events.interrupt.injected = 1;
         events.interrupt.nr = vector;
     }
-    events.interrupt.shadow = u8::from(state.interrupt_shadow);
-    fd.set_vcpu_events(&events)
+    events.interrupt.shadow = u8::from(shadow && state.interrupt_shadow);
+    vcpu.fd()
+        .set_vcpu_events(&events)
         .map_err(ioctl("KVM_SET_VCPU_EVENTS"))
 }
 

@@ -221,9 +221,11 @@ impl Cpu for KvmCpu {
     fn restore(&mut self, state: &CpuState, position: Position) -> Result<(), CpuError> {
         convert::restore(&self.vcpu, state)?;
         // `takes_interrupts` looks at what KVM says with each exit: let it say it of this state.
+        // The shadow, which this would use up, comes afterwards.
         self.vcpu
             .complete_access()
             .map_err(backend("entering a restored state"))?;
+        convert::set_events(&self.vcpu, state, true)?;
         self.position = position;
         self.string = None;
         self.open = None;
