@@ -158,6 +158,10 @@ impl Live {
         }
         if self.stop {
             self.stop = false;
+            if here > self.recorded {
+                // The log reaches to where the machine stands.
+                self.record(here, Payload::Progress);
+            }
             self.flush(link);
             return Err(Stop::Requested);
         }

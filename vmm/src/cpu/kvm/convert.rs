@@ -36,6 +36,9 @@ const XSAVE_LEGACY_BYTES: usize = 576;
 /// Where in an XSAVE image the bit set of the components in use stands.
 const XSTATE_BV: usize = 512;
 
+/// Its bits for x87 and SSE.
+const X87_AND_SSE: u8 = 3;
+
 /// An access-rights bit beyond those of a descriptor.
 const UNUSABLE: u32 = 0x1_0000;
 
@@ -72,7 +75,7 @@ pub(super) fn save(vcpu: &Vcpu) -> Result<CpuState, CpuError> {
         ],
         xcr0,
         msrs: save_msrs(vcpu, sregs.efer)?,
-        xsave: trimmed(&xsave),
+        xsave: canonical(&xsave),
         exception: (events.exception.injected != 0).then_some((
             events.exception.nr,
             (events.exception.has_error_code != 0).then_some(events.exception.error_code),
@@ -117,19 +120,20 @@ fn save_msrs(vcpu: &Vcpu, efer: u64) -> Result<Vec<(u32, u64)>, CpuError> {
     Ok(saved)
 }
 
-/// The XSAVE image without what follows the last component in use: equal states give equal images
-/// whatever the host's largest image is.
-fn trimmed(xsave: &kvm_xsave) -> Vec<u8> {
+/// The XSAVE image in one form for equal states, whatever the host's largest image is. Whether a
+/// component in its initial state counts as in use varies from one run to the next (SDM vol. 1,
+/// 13.6), so x87 and SSE always count, and what follows them only if it is not all zero.
+fn canonical(xsave: &kvm_xsave) -> Vec<u8> {
     let mut bytes: Vec<u8> = xsave
         .region
         .iter()
         .flat_map(|word| word.to_le_bytes())
         .collect();
-    let in_use = u64::from_le_bytes(bytes[XSTATE_BV..XSTATE_BV + 8].try_into().expect("8 bytes"));
-    let extended = in_use & !3 != 0;
-    if !extended {
+    if bytes[XSAVE_LEGACY_BYTES..].iter().all(|byte| *byte == 0) {
         bytes.truncate(XSAVE_LEGACY_BYTES);
+        bytes[XSTATE_BV..XSTATE_BV + 8].fill(0);
     }
+    bytes[XSTATE_BV] |= X87_AND_SSE;
     // Software-reserved bytes (464 to 511) belong to the host.
     bytes[464..512].fill(0);
     spell_out_legacy(&mut bytes);
