@@ -136,27 +136,7 @@ fn canonical(xsave: &kvm_xsave) -> Vec<u8> {
     bytes[XSTATE_BV] |= X87_AND_SSE;
     // Software-reserved bytes (464 to 511) belong to the host.
     bytes[464..512].fill(0);
-    spell_out_legacy(&mut bytes);
     bytes
-}
-
-/// Makes x87 and SSE state explicit. A component in its initial state may count as in use or not
-/// (SDM vol. 1, 13.6: XINUSE), which depends on what else the host's CPU did: equal states would
-/// have different images.
-fn spell_out_legacy(image: &mut [u8]) {
-    const X87: u8 = 1;
-    const SSE: u8 = 2;
-    const INITIAL_FCW: u16 = 0x037F;
-    if image[XSTATE_BV] & X87 == 0 {
-        // All but MXCSR and its mask, which are not x87's.
-        image[..24].fill(0);
-        image[32..160].fill(0);
-        image[..2].copy_from_slice(&INITIAL_FCW.to_le_bytes());
-    }
-    if image[XSTATE_BV] & SSE == 0 {
-        image[160..416].fill(0);
-    }
-    image[XSTATE_BV] |= X87 | SSE;
 }
 
 pub(super) fn restore(vcpu: &Vcpu, state: &CpuState) -> Result<(), CpuError> {
@@ -333,33 +313,6 @@ fn kvm_dtable_of(from: DescriptorTable) -> kvm_dtable {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn det_1_equal_fpu_states_have_equal_images_whatever_counts_as_in_use() {
-        let mut initial = [0; XSAVE_LEGACY_BYTES];
-        initial[..2].copy_from_slice(&0x037F_u16.to_le_bytes());
-        initial[24..28].copy_from_slice(&0x1F80_u32.to_le_bytes());
-        for in_use in 0..4 {
-            let mut image = initial;
-            image[XSTATE_BV] = in_use;
-            // What stands in a component that is not in use means nothing.
-            if in_use & 1 == 0 {
-                (image[0], image[40]) = (0, 7);
-            }
-            if in_use & 2 == 0 {
-                image[170] = 7;
-            }
-            spell_out_legacy(&mut image);
-            let mut expected = initial;
-            expected[XSTATE_BV] = 3;
-            assert_eq!(image, expected, "in use: {in_use}");
-        }
-        let mut used = initial;
-        (used[40], used[170], used[XSTATE_BV]) = (1, 2, 3);
-        let before = used;
-        spell_out_legacy(&mut used);
-        assert_eq!(used, before);
-    }
 
     #[test]
     fn segments_convert_both_ways() {
