@@ -27,8 +27,8 @@ pub trait Cpu {
     /// Answers the read that [`Cpu::run`] returned last.
     fn answer(&mut self, value: u64);
 
-    /// Whether the CPU stands at its position: the last exit ended its instruction, not amid a REP
-    /// string, and was not [`Exit::Interrupted`], which leaves it somewhere behind.
+    /// Whether the CPU is just behind the access or HLT of its position: not amid a REP string, nor
+    /// where [`Exit::Interrupted`] found it. Only there does its state belong to the position.
     fn at_boundary(&self) -> bool;
 
     /// Whether an interrupt injected here, after the last exit was handled, would be taken before

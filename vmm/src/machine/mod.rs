@@ -165,8 +165,8 @@ impl<C: Cpu> Machine<C> {
         self.halted || self.paused
     }
 
-    /// Whether the CPU stands at its position, not amid a string of accesses or on its way to the
-    /// next exit: only there is its state the same on both sides.
+    /// Whether the CPU is just behind the access of its position: only there does its state belong
+    /// to the position.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         self.cpu.at_boundary()

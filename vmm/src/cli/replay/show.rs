@@ -188,18 +188,29 @@ impl Display for Memory {
 /// Registers by name, in hexadecimal: JSON has no exact 64-bit numbers.
 #[derive(Debug, Serialize)]
 struct Registers {
+    #[serde(serialize_with = "as_map")]
     general: Vec<Register>,
+    #[serde(serialize_with = "as_map")]
     system: Vec<Register>,
     segments: Vec<SegmentRow>,
+    #[serde(serialize_with = "as_map")]
     msrs: Vec<Register>,
     /// What stands in the way of an interrupt, or is on its way to the guest.
     pending: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct Register {
     name: String,
     value: String,
+}
+
+fn as_map<S: serde::Serializer>(registers: &[Register], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(
+        registers
+            .iter()
+            .map(|register| (&register.name, &register.value)),
+    )
 }
 
 #[derive(Debug, Serialize)]

@@ -30,8 +30,9 @@ pub struct KvmCpu {
     open: Option<OpenRead>,
     /// The last exit's access is not yet completed in KVM's registers.
     incomplete: bool,
-    /// A signal stopped the guest on the way to its next exit: it has run past its position.
-    underway: bool,
+    /// The last run was interrupted: the CPU stands somewhere behind its position, and where
+    /// varies from run to run.
+    adrift: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +82,7 @@ impl KvmCpu {
             string: None,
             open: None,
             incomplete: false,
-            underway: false,
+            adrift: false,
         })
     }
 
@@ -133,7 +134,7 @@ impl Cpu for KvmCpu {
         }
         let exit = self.vcpu.run();
         self.incomplete = false;
-        self.underway = matches!(exit, RawExit::Interrupted);
+        self.adrift = exit == RawExit::Interrupted;
         match exit {
             RawExit::Port {
                 port,
@@ -191,7 +192,7 @@ impl Cpu for KvmCpu {
     }
 
     fn at_boundary(&self) -> bool {
-        self.string.is_none() && !self.underway
+        self.string.is_none() && !self.adrift
     }
 
     fn takes_interrupts(&mut self) -> bool {
@@ -229,7 +230,7 @@ impl Cpu for KvmCpu {
         self.string = None;
         self.open = None;
         self.incomplete = false;
-        self.underway = false;
+        self.adrift = false;
         Ok(())
     }
 
@@ -241,5 +242,69 @@ impl Cpu for KvmCpu {
         dirty.resize(dirty.len().max(log.len()), 0);
         dirty.iter_mut().zip(log).for_each(|(all, new)| *all |= new);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use kvm_bindings::kvm_regs;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::sys::kick::Kicker;
+    use crate::sys::vm::allocate_ram;
+
+    /// DET-1: what is said of a position must not depend on when a signal came.
+    #[test]
+    fn det_1_an_interrupted_cpu_is_at_no_position() {
+        let kvm = match host::open() {
+            Ok(kvm) => kvm,
+            Err(error) => return eprintln!("SKIPPED: {error}"),
+        };
+        let ram = allocate_ram(0x4000).expect("16 KiB");
+        // Real mode: 1: cmp byte [0x2000], 0; je 1b; out 0x80, al
+        let code = [0x80, 0x3E, 0x00, 0x20, 0x00, 0x74, 0xF9, 0xE6, 0x80];
+        ram.write_slice(&code, GuestAddress(0x1000)).expect("RAM");
+        let mut cpu = KvmCpu::new(&kvm, &ram).expect("a CPU");
+        let fd = cpu.vcpu.fd();
+        let mut sregs = fd.get_sregs().expect("its registers");
+        (sregs.cs.base, sregs.cs.selector) = (0, 0);
+        fd.set_sregs(&sregs).expect("its registers");
+        let regs = kvm_regs {
+            rip: 0x1000,
+            rflags: 2,
+            ..Default::default()
+        };
+        fd.set_regs(&regs).expect("its registers");
+
+        let kicker = Kicker::for_this_thread().expect("a signal handler");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    kicker.kick();
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let exit = cpu.run(Position(u64::MAX));
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(exit.expect("it runs"), Exit::Interrupted);
+        });
+        assert_eq!(cpu.position(), Position(0));
+        assert!(!cpu.at_boundary() && !cpu.takes_interrupts());
+
+        ram.write_obj(1u8, GuestAddress(0x2000)).expect("RAM");
+        let exit = loop {
+            match cpu.run(Position(u64::MAX)).expect("it runs") {
+                Exit::Interrupted => {}
+                exit => break exit,
+            }
+        };
+        assert!(matches!(exit, Exit::Access(_)), "{exit:?}");
+        assert_eq!(cpu.position(), Position(1));
+        assert!(cpu.at_boundary());
     }
 }
