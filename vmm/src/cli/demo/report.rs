@@ -166,7 +166,7 @@ impl<'a> Report<'a> {
         let text = match figures.kill {
             Kill::None => "Nothing was killed, and nothing was lost.".to_owned(),
             kill => format!(
-                "{}, and the clients did not notice: nothing lost, nothing doubled.",
+                "{}, and the clients went on: nothing lost, doubled or broken.",
                 kill.headline()
             ),
         };
@@ -185,40 +185,36 @@ impl<'a> Report<'a> {
             story.push((how, format!("{what}, {:.2} s into the load", at / 1e3)));
         }
         if let (Some(winner), Some(live)) = (&figures.winner, figures.live_ms) {
-            let noticed = figures.detected_ms.map_or_else(String::new, |ms| {
-                format!("; the failure was noticed after {}", wait(ms))
-            });
-            let claim = figures
-                .claim_ms
-                .map_or_else(String::new, |ms| format!(", the claim took {}", wait(ms)));
-            story.push((
-                "winner",
-                format!("the {winner}, live after {}{claim}{noticed}", wait(live)),
-            ));
+            let mut text = format!("the {winner}, which was the VM {} later", wait(live));
+            if let (Some(noticed), Some(claim)) = (figures.detected_ms, figures.claim_ms) {
+                let _ = write!(
+                    text,
+                    " (noticed after {}, claim answered in {})",
+                    wait(noticed),
+                    wait(claim)
+                );
+            }
+            story.push(("winner", text));
         } else if figures.kill != Kill::None {
-            story.push((
-                "winner",
-                "nobody had to: the pair stayed protected".to_owned(),
-            ));
+            let text = "nobody had to win anything: the pair stayed protected";
+            story.push(("winner", text.to_owned()));
         }
-        let blackout = wait(figures.blackout_ms);
+        let around = if figures.kill == Kill::None {
+            ""
+        } else {
+            ", of all requests around that moment"
+        };
         let usual = wait(figures.median_request_us / 1e3);
-        story.push((
-            "waited",
-            match (figures.kill, self.without_repeat) {
-                (Kill::None, _) => format!("{blackout} at worst (a usual request: {usual})"),
-                (_, Some(off)) => format!(
-                    "{blackout} at worst, for any request around the kill (a usual one: {usual}); \
-                     {} with the gateway's repeat off",
-                    wait(off.blackout_ms)
-                ),
-                (_, None) => format!(
-                    "{blackout} at worst, for any request around the kill (a usual one: {usual}), \
-                     with the gateway's repeat {}",
-                    if figures.gateway_repeat { "on" } else { "off" }
-                ),
-            },
-        ));
+        let blackout = wait(figures.blackout_ms);
+        let text = format!("{blackout} at worst{around}; a usual request takes {usual}");
+        story.push(("waited", text));
+        if let Some(off) = self.without_repeat {
+            let text = format!(
+                "{} at worst, where the gateway does not repeat what the dead node swallowed",
+                wait(off.blackout_ms)
+            );
+            story.push(("", text));
+        }
         story.push((
             "checked",
             format!(
@@ -235,7 +231,7 @@ impl<'a> Report<'a> {
         if figures.kill != Kill::None {
             let _ = write!(
                 connections,
-                ", {} opened or reset after the kill (a capture of {} frames)",
+                ", {} opened or reset since (capture of {} frames)",
                 figures.connections_reopened,
                 grouped(figures.frames_captured)
             );

@@ -132,6 +132,11 @@ impl View {
     pub(super) fn happening(&mut self, happening: &Happening) {
         let who = happening.who;
         let text = match &happening.what {
+            // Getting ready takes many steps; that a node is the VM is told with its token.
+            What::Said(Said::State {
+                state: NodeState::Starting | NodeState::Alone,
+                ..
+            }) => return,
             What::Said(Said::State { state, why }) => {
                 format!("{who}: {}: {why}", self.state(*state))
             }
@@ -144,12 +149,14 @@ impl View {
     }
 
     fn state(&self, state: NodeState) -> String {
-        let name = state_name(state);
+        self.toned(state, state_name(state))
+    }
+
+    fn toned(&self, state: NodeState, name: &str) -> String {
         match state {
-            NodeState::Starting => self.paint.dim(name),
             NodeState::Protected => self.paint.good(name),
-            NodeState::Alone | NodeState::Holding => self.paint.caution(name),
             NodeState::Stopped => self.paint.bad(name),
+            _ => self.paint.caution(name),
         }
     }
 
@@ -183,12 +190,7 @@ impl View {
         let Some(node) = seen.nodes.get(&who) else {
             return format!("  {name:<8} {}", self.paint.dim("gone"));
         };
-        let state = format!("{:<9}", state_name(node.state));
-        let state = match node.state {
-            NodeState::Protected => self.paint.good(&state),
-            NodeState::Stopped => self.paint.bad(&state),
-            _ => self.paint.caution(&state),
-        };
+        let state = self.toned(node.state, &format!("{:<9}", state_name(node.state)));
         let mut line = format!("  {name:<8} {state} token {:<4} pid {pid:<8}", node.token);
         if node.role == "primary" && node.state == NodeState::Protected {
             line += &format!(
