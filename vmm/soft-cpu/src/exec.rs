@@ -1,0 +1,313 @@
+//! Runs blocks one after the other: finds, links, counts, and stops where it must.
+
+use std::sync::atomic::Ordering;
+
+use crate::core::{CodeSize, seg};
+use crate::decode::{BLOCK_LIMIT, Block, NO_BLOCK, Source, translate};
+use crate::fault::Fault;
+use crate::flags::TF;
+use crate::memory::ram::PAGE;
+use crate::op::{Leave, START, next};
+use crate::{Exit, SoftCpu};
+
+/// Positions between two looks at the kick: some ten microseconds.
+const SLICE: u64 = 10_000;
+
+/// Bytes that the longest instructions of a block could have.
+const BLOCK_BYTES: u64 = 15 * BLOCK_LIMIT;
+
+impl SoftCpu {
+    /// Runs until something needs the caller, and no further than position `limit`.
+    ///
+    /// # Panics
+    ///
+    /// If the read that an [`Exit::Access`] returned has not had its [`SoftCpu::answer`].
+    pub fn run(&mut self, limit: u64) -> Exit {
+        assert!(!self.core.devices.waiting, "a read waits for its answer");
+        loop {
+            if self.core.triple_fault {
+                return Exit::TripleFault;
+            }
+            if std::mem::take(&mut self.core.halted) {
+                return Exit::Halt;
+            }
+            if self.core.position >= limit {
+                return Exit::Limit;
+            }
+            if let Some(access) = self.core.devices.next_access() {
+                self.core.position += 1;
+                return Exit::Access(access);
+            }
+            if self.kick.swap(false, Ordering::Acquire) {
+                return Exit::Interrupted;
+            }
+            let mut end = limit;
+            if self.interrupt_wanted && self.core.interrupts_enabled() {
+                if self.takes_interrupts() {
+                    return Exit::Window;
+                }
+                // Held off for one instruction.
+                end = self.core.position + 1;
+            }
+            if self.core.system_flags & TF != 0 || !self.core.devices.answers.is_empty() {
+                self.step();
+            } else {
+                self.core.limit = end;
+                self.run_blocks(end);
+            }
+        }
+    }
+
+    /// Answers the read that [`SoftCpu::run`] returned last, and carries out the rest of its
+    /// instruction. No position passes.
+    ///
+    /// # Panics
+    ///
+    /// If no read waits.
+    pub fn answer(&mut self, value: u64) {
+        let devices = &mut self.core.devices;
+        assert!(devices.waiting, "no read waits for an answer");
+        devices.waiting = false;
+        devices.answers.push(value);
+        self.step();
+    }
+
+    /// Carries out one instruction, or one iteration of it, by a block of its own.
+    fn step(&mut self) {
+        let trap = self.core.system_flags & TF != 0;
+        self.core.limit = self.core.position + 1;
+        self.core.devices.used = 0;
+        if let Some(block) = self.fetch().and_then(|physical| self.decode(physical, 1))
+            && self.run_uncached(&block)
+            && trap
+            && !self.core.triple_fault
+        {
+            self.core.single_step_trap();
+        }
+        self.settle();
+    }
+
+    /// Runs blocks up to a position, or until something has to be looked at afresh.
+    fn run_blocks(&mut self, limit: u64) {
+        let end = limit.min(self.core.position + SLICE);
+        let Some(mut number) = self.enter() else {
+            return;
+        };
+        loop {
+            let block = self.cache.block(number);
+            let position = self.core.position + block.instructions;
+            if position > end {
+                if position > limit {
+                    self.run_part(limit);
+                }
+                return;
+            }
+            let start = self.core.rip;
+            self.core.regs[usize::from(START)] = start;
+            let leave = next(&mut self.core, &block.ops);
+            let way = match leave {
+                Leave::Through => {
+                    self.core.rip = self.core.next_rip(start, block.bytes);
+                    0
+                }
+                Leave::Branch => 1,
+                Leave::Indirect => 2,
+                Leave::After | Leave::Recheck | Leave::Fault => {
+                    let (instructions, bytes) = (block.instructions, block.bytes);
+                    self.cache.note_executed(start);
+                    self.left(leave, instructions, bytes);
+                    if leave != Leave::After || self.core.attention {
+                        self.settle();
+                        return;
+                    }
+                    match self.enter() {
+                        Some(found) => number = found,
+                        None => return,
+                    }
+                    continue;
+                }
+            };
+            let linked = block.links.get(way).copied().unwrap_or(NO_BLOCK);
+            self.core.position = position;
+            self.cache.note_executed(start);
+            number = if linked == NO_BLOCK {
+                match self.enter_and_link(number, way, start) {
+                    Some(found) => found,
+                    None => return,
+                }
+            } else {
+                linked
+            };
+        }
+    }
+
+    /// Finds the block at RIP, and links it to the one before if that needs no translation.
+    #[inline(never)]
+    fn enter_and_link(&mut self, from: u32, way: usize, start: u64) -> Option<u32> {
+        let across = self.cache.block(from).second_page.is_some();
+        let generation = self.cache.generation();
+        let found = self.enter()?;
+        let same_page = (start ^ self.core.rip) & !(PAGE - 1) == 0;
+        if way < 2
+            && same_page
+            && !across
+            && self.core.code_size == CodeSize::Long
+            && self.cache.generation() == generation
+            && self.cache.block(found).second_page.is_none()
+        {
+            self.cache.link(from, way, found);
+        }
+        Some(found)
+    }
+
+    /// Carries out the first instructions of the block at RIP, up to a position.
+    #[cold]
+    fn run_part(&mut self, limit: u64) {
+        let instructions = limit - self.core.position;
+        let block = self
+            .fetch()
+            .and_then(|physical| self.decode(physical, instructions));
+        if let Some(block) = block {
+            self.run_uncached(&block);
+        }
+        self.settle();
+    }
+
+    /// Runs a block once. True if its instructions retired.
+    fn run_uncached(&mut self, block: &Block) -> bool {
+        self.core.regs[usize::from(START)] = self.core.rip;
+        self.cache.note_executed(self.core.rip);
+        let leave = next(&mut self.core, &block.ops);
+        self.left(leave, block.instructions, block.bytes)
+    }
+
+    /// Brings position and RIP to where a block was left, and raises its fault. True if there was
+    /// none.
+    fn left(&mut self, leave: Leave, instructions: u64, bytes: u64) -> bool {
+        let core = &mut self.core;
+        core.position += match leave {
+            Leave::Through => {
+                core.rip = core.next_rip(core.regs[usize::from(START)], bytes);
+                instructions
+            }
+            Leave::Branch | Leave::Indirect => instructions,
+            Leave::After | Leave::Recheck | Leave::Fault => core.retired,
+        };
+        let answered = !core.devices.answers.is_empty();
+        if leave != Leave::Fault {
+            if answered || !core.devices.posted.is_empty() {
+                // The accesses count in the instruction's stead.
+                core.position -= 1;
+            }
+            core.devices.forget_answers();
+            return true;
+        }
+        core.devices.posted.clear();
+        if core.fault == Fault::Device {
+            core.devices.used = 0;
+        } else {
+            core.devices.forget_answers();
+            if !answered {
+                core.position += 1;
+            }
+            core.raise(core.fault);
+        }
+        false
+    }
+
+    // ---- finding code --------------------------------------------------------------------------
+
+    /// The number of the block at RIP, translated if need be. `None` if an exception was raised.
+    #[inline(always)]
+    fn enter(&mut self) -> Option<u32> {
+        let physical = self.fetch()?;
+        match self.cache.find(physical, self.core.code_size) {
+            Some(found) if self.cache.block(found).second_page.is_none() => Some(found),
+            found => self.enter_slowly(physical, found),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn enter_slowly(&mut self, physical: u64, found: Option<u32>) -> Option<u32> {
+        if let Some(found) = found {
+            let page = self.fetch_second_page()?;
+            if self.cache.block(found).second_page == Some(page) {
+                return Some(found);
+            }
+            self.cache
+                .drop_page(physical & !(PAGE - 1), &mut self.core.pages);
+        }
+        let block = self.decode(physical, BLOCK_LIMIT)?;
+        let size = self.core.code_size;
+        Some(self.cache.insert(&mut self.core, physical, size, block))
+    }
+
+    /// The physical address of RIP. `None` if an exception was raised.
+    #[inline(always)]
+    fn fetch(&mut self) -> Option<u64> {
+        let linear = if self.core.code_size == CodeSize::Long {
+            self.core.rip
+        } else {
+            match self.core.segment_address(seg::CS, self.core.rip, 1) {
+                Ok(linear) => linear,
+                Err(fault) => return self.fetch_fault(fault),
+            }
+        };
+        match self.core.translate_fetch(linear) {
+            Ok(physical) => Some(physical),
+            Err(fault) => self.fetch_fault(fault),
+        }
+    }
+
+    /// The page of RAM behind the one that RIP is in. `None` if an exception was raised.
+    fn fetch_second_page(&mut self) -> Option<u64> {
+        let base = match self.core.code_size {
+            CodeSize::Long => 0,
+            _ => self.core.segment_base(seg::CS),
+        };
+        let linear = (self.core.rip.wrapping_add(base) & !(PAGE - 1)).wrapping_add(PAGE);
+        match self.core.translate_fetch(linear) {
+            Ok(physical) => Some(physical),
+            Err(fault) => self.fetch_fault(fault),
+        }
+    }
+
+    /// Raises an exception for an instruction that could not be fetched.
+    #[cold]
+    fn fetch_fault<T>(&mut self, fault: Fault) -> Option<T> {
+        self.core.devices.forget_answers();
+        self.core.fault_through_stack = false;
+        self.core.position += 1;
+        self.core.raise(fault);
+        None
+    }
+
+    /// Translates up to `limit` instructions at a physical address, where RIP is. `None` if an
+    /// exception was raised: outside RAM there is no code, as if it were undefined.
+    #[inline(never)]
+    fn decode(&mut self, physical: u64, limit: u64) -> Option<Block> {
+        let mut bytes = [0xFF; BLOCK_BYTES as usize];
+        let in_page = (PAGE - physical % PAGE).min(BLOCK_BYTES) as usize;
+        if !self.core.ram.read(physical, &mut bytes[..in_page]) {
+            return self.fetch_fault(Fault::UNDEFINED);
+        }
+        let size = self.core.code_size;
+        fn source(bytes: &[u8], size: CodeSize) -> Source<'_> {
+            Source { bytes, size }
+        }
+        if let Some(block) = translate(source(&bytes[..in_page], size), limit) {
+            return Some(block);
+        }
+        // The instruction lies across the end of its page.
+        let page = self.fetch_second_page()?;
+        let (from, to) = (in_page, in_page + 15);
+        if !self.core.ram.read(page, &mut bytes[from..to]) {
+            return self.fetch_fault(Fault::UNDEFINED);
+        }
+        let mut block =
+            translate(source(&bytes[..to], size), 1).expect("15 bytes are an instruction");
+        block.second_page = Some(page);
+        Some(block)
+    }
+}

@@ -1,0 +1,231 @@
+//! An x86-64 CPU in software: deterministic by construction, with an exact count of what it has
+//! done.
+//!
+//! ```text
+//!   bytes ──iced-x86──► instructions ──decode──► blocks of micro-operations ──► exec
+//!                                                   (by physical address)         │
+//!                             ops, simd, x87, system: the handlers  ◄─────────────┤
+//!                             memory: paging, TLB, RAM  ◄─────────────────────────┘
+//! ```
+//!
+//! What always holds:
+//!
+//! - DET-1: state and RAM at a position are a function of the state and RAM at an earlier one, and
+//!   of the answers, interrupts, times and writes of devices between them. Where `run` was stopped,
+//!   by a limit or from another thread, makes no difference; nor does what was translated when.
+//! - Positions are exact. A position is one retired instruction, one iteration of a REP string
+//!   instruction, or one exception delivered; an instruction that accesses devices counts once for
+//!   each access instead of once. RAM and registers always are as they must be at the position.
+//! - SEC-3: whatever a guest does ends in its own exceptions; addresses outside RAM are devices.
+
+mod core;
+mod cpuid;
+mod decode;
+mod devices;
+mod exec;
+mod fault;
+mod flags;
+mod memory;
+mod op;
+mod ops;
+mod simd;
+mod state;
+mod system;
+mod time;
+mod x87;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use cpuid::CpuidTable;
+pub use devices::{Access, Target};
+pub use memory::ram::Ram;
+pub use state::{STORED_MSRS, Segment, State, Table, UNUSABLE};
+pub use time::{TICKS_PER_INSTRUCTION, TSC_HZ};
+
+use crate::core::Core;
+use crate::decode::Cache;
+
+/// Why [`SoftCpu::run`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest accesses a device. The access counts one position.
+    Access(Access),
+    /// The guest executed HLT, and stands behind it.
+    Halt,
+    /// The limit was reached.
+    Limit,
+    /// Another thread asked for it, by [`SoftCpu::kick_handle`]. The position is exact.
+    Interrupted,
+    /// An interrupt is wanted and could be taken now.
+    Window,
+    /// The guest's fault handlers faulted three times over. The CPU runs no further.
+    TripleFault,
+}
+
+/// Makes [`SoftCpu::run`] return [`Exit::Interrupted`] soon.
+#[derive(Clone, Debug)]
+pub struct Kick(Arc<AtomicBool>);
+
+impl Kick {
+    /// Asks once. A kick while the CPU stands works on its next run.
+    pub fn kick(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// An x86-64 CPU and its RAM.
+pub struct SoftCpu {
+    core: Core,
+    cache: Cache,
+    kick: Arc<AtomicBool>,
+    interrupt_wanted: bool,
+}
+
+impl SoftCpu {
+    /// A CPU that waits for [`SoftCpu::restore`].
+    #[must_use]
+    pub fn new(ram: Ram, cpuid: CpuidTable) -> SoftCpu {
+        SoftCpu {
+            core: Core::new(ram, cpuid),
+            cache: Cache::new(),
+            kick: Arc::default(),
+            interrupt_wanted: false,
+        }
+    }
+
+    /// The RAM.
+    #[must_use]
+    pub fn ram(&self) -> &Ram {
+        &self.core.ram
+    }
+
+    /// Writes RAM as a device does; false, and nothing written, if the bytes are not all RAM.
+    #[must_use]
+    pub fn write_ram(&mut self, at: u64, bytes: &[u8]) -> bool {
+        let done = self.core.ram.write(at, bytes);
+        if done && !bytes.is_empty() {
+            self.written(at..at + bytes.len() as u64);
+        }
+        done
+    }
+
+    /// How far the CPU has run; see the crate's first lines. It includes the access or HLT returned
+    /// last.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.core.position
+    }
+
+    /// Whether the CPU stands between two instructions (or iterations of one), with no access of
+    /// the last one outstanding.
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        let devices = &self.core.devices;
+        devices.answers.is_empty()
+            && devices.wanted.is_none()
+            && devices.posted.is_empty()
+            && !devices.waiting
+    }
+
+    /// Whether an interrupt injected now would be taken before the next instruction.
+    #[must_use]
+    pub fn takes_interrupts(&self) -> bool {
+        self.at_boundary() && !self.core.triple_fault && self.core.interrupts_open()
+    }
+
+    /// While wanted, [`SoftCpu::run`] returns [`Exit::Window`] where [`SoftCpu::takes_interrupts`]
+    /// holds.
+    pub fn want_interrupt(&mut self, wanted: bool) {
+        self.interrupt_wanted = wanted;
+    }
+
+    /// Takes an external interrupt. No position passes.
+    ///
+    /// # Panics
+    ///
+    /// If [`SoftCpu::takes_interrupts`] does not hold.
+    pub fn interrupt(&mut self, vector: u8) {
+        assert!(self.takes_interrupts(), "interrupts are held off here");
+        self.core.external_interrupt(vector);
+        self.settle();
+    }
+
+    /// The handle for other threads.
+    #[must_use]
+    pub fn kick_handle(&self) -> Kick {
+        Kick(Arc::clone(&self.kick))
+    }
+
+    /// Sets the time stamp counter to `ticks` at this position, forwards only: one that is already
+    /// past changes nothing, so the guest never sees it go back. From here it counts
+    /// [`TICKS_PER_INSTRUCTION`].
+    pub fn set_tsc(&mut self, ticks: u64) {
+        self.core.time.advance_to(ticks, self.core.position);
+    }
+
+    /// The whole state. The translation buffers are emptied, since page tables' accessed bits
+    /// depend on them: what runs afterwards is what runs after [`SoftCpu::restore`], but may differ
+    /// from what would have run without the call. So it is an event that both hosts share.
+    ///
+    /// # Panics
+    ///
+    /// Between the accesses of one instruction, where [`SoftCpu::at_boundary`] does not hold for
+    /// posted writes or a read without its answer.
+    #[must_use]
+    pub fn save(&mut self) -> State {
+        self.flush_translations();
+        self.state()
+    }
+
+    /// The state, for a report or a digest; nothing changes.
+    ///
+    /// # Panics
+    ///
+    /// As [`SoftCpu::save`].
+    #[must_use]
+    pub fn state(&self) -> State {
+        let devices = &self.core.devices;
+        assert!(
+            devices.wanted.is_none() && !devices.waiting && devices.posted.is_empty(),
+            "a device has not been heard or answered"
+        );
+        self.core.state()
+    }
+
+    /// Empties the translation buffers, as [`SoftCpu::save`] does.
+    pub fn flush_translations(&mut self) {
+        self.core.tlb.flush();
+        self.core.fetch_tlb.flush();
+    }
+
+    /// Goes on from a state at a position. RAM is the caller's to restore.
+    pub fn restore(&mut self, state: &State, position: u64) {
+        self.core.restore(state, position);
+        self.cache.clear(&mut self.core);
+    }
+
+    /// Adds the RAM pages that the CPU wrote since the last call to `dirty`, a bit each.
+    pub fn take_dirty(&mut self, dirty: &mut Vec<u64>) {
+        self.core.pages.take_dirty(dirty);
+        self.core.tlb.close_for_writes(None);
+    }
+
+    /// Hears that somebody else wrote these bytes of RAM. Until then translated code may be stale.
+    pub fn written(&mut self, bytes: std::ops::Range<u64>) {
+        self.core.pages.note_foreign_write(bytes);
+        self.settle();
+    }
+
+    /// Up to 20 addresses of blocks executed last, the latest first, for a report.
+    #[must_use]
+    pub fn recent_blocks(&self) -> Vec<u64> {
+        self.cache.recent()
+    }
+
+    /// Drops translations of code that was overwritten.
+    fn settle(&mut self) {
+        self.core.attention = false;
+        self.cache.drop_overwritten(&mut self.core);
+    }
+}

@@ -1,0 +1,214 @@
+//! Loads and stores of instructions: the slow way, for what [`super::tlb`] does not answer.
+//!
+//! A load or store that fails has done nothing: all its pages are translated before its first byte
+//! moves.
+
+use crate::core::Core;
+use crate::devices::{Access, Target};
+use crate::fault::Fault;
+
+use super::paging::Purpose;
+use super::ram::PAGE;
+
+/// The parts of an access, one for each page that it touches: address, offset, length.
+fn parts(address: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        (done < len).then(|| {
+            let at = address.wrapping_add(done as u64);
+            let part = ((PAGE - at % PAGE) as usize).min(len - done);
+            done += part;
+            (at, done - part, part)
+        })
+    })
+}
+
+impl Core {
+    /// Reads `1 << S` bytes, zero-extended.
+    #[inline(always)]
+    pub(crate) fn load<const S: usize>(&mut self, address: u64) -> Result<u64, Fault> {
+        match self.tlb.load::<S>(address, self.user) {
+            Some(value) => Ok(value),
+            None => self.load_slow(address, 1 << S),
+        }
+    }
+
+    /// Writes the low `1 << S` bytes of `value`.
+    #[inline(always)]
+    pub(crate) fn store<const S: usize>(&mut self, address: u64, value: u64) -> Result<(), Fault> {
+        if self.tlb.store::<S>(address, self.user, value) {
+            return Ok(());
+        }
+        self.store_slow(address, value, 1 << S)
+    }
+
+    /// Reads what a read-modify-write instruction will write back: fails where the write would, and
+    /// with the write's error code.
+    #[inline(always)]
+    pub(crate) fn load_for_write<const S: usize>(&mut self, address: u64) -> Result<u64, Fault> {
+        if self.tlb.writable::<S>(address, self.user)
+            && let Some(value) = self.tlb.load::<S>(address, self.user)
+        {
+            return Ok(value);
+        }
+        self.load_for_write_slow(address, 1 << S)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_slow(&mut self, address: u64, len: usize) -> Result<u64, Fault> {
+        let mut bytes = [0; 8];
+        self.load_bytes(address, &mut bytes[..len])?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_for_write_slow(&mut self, address: u64, len: usize) -> Result<u64, Fault> {
+        self.probe_write(address, len)?;
+        self.load_slow(address, len)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store_slow(&mut self, address: u64, value: u64, len: usize) -> Result<(), Fault> {
+        self.store_bytes(address, &value.to_le_bytes()[..len])
+    }
+
+    /// Reads 16 bytes at any address.
+    #[inline(always)]
+    pub(crate) fn load_16(&mut self, address: u64) -> Result<u128, Fault> {
+        if let Some(value) = self.tlb.load_16(address, self.user) {
+            return Ok(value);
+        }
+        let mut bytes = [0; 16];
+        self.load_bytes(address, &mut bytes)?;
+        Ok(u128::from_le_bytes(bytes))
+    }
+
+    /// Writes 16 bytes at any address.
+    #[inline(always)]
+    pub(crate) fn store_16(&mut self, address: u64, value: u128) -> Result<(), Fault> {
+        if self.tlb.store_16(address, self.user, value) {
+            return Ok(());
+        }
+        self.store_bytes(address, &value.to_le_bytes())
+    }
+
+    /// Reads 16 bytes as most SSE instructions do: #GP(0) if they are not aligned.
+    #[inline(always)]
+    pub(crate) fn load_16_aligned(&mut self, address: u64) -> Result<u128, Fault> {
+        if address % 16 != 0 {
+            return Err(Fault::PROTECTION);
+        }
+        self.load_16(address)
+    }
+
+    /// Writes 16 bytes: #GP(0) if they are not aligned.
+    #[inline(always)]
+    pub(crate) fn store_16_aligned(&mut self, address: u64, value: u128) -> Result<(), Fault> {
+        if address % 16 != 0 {
+            return Err(Fault::PROTECTION);
+        }
+        self.store_16(address, value)
+    }
+
+    /// Fails as a write of `len` bytes would, and writes nothing.
+    pub(crate) fn probe_write(&mut self, address: u64, len: usize) -> Result<(), Fault> {
+        for (at, _, _) in parts(address, len) {
+            self.translate(at, Purpose::Write)?;
+        }
+        Ok(())
+    }
+
+    /// Reads any number of bytes.
+    pub(crate) fn load_bytes(&mut self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.check_alignment(address, into.len())?;
+        for (at, _, _) in parts(address, into.len()) {
+            self.translate(at, Purpose::Read)?;
+        }
+        for (at, offset, len) in parts(address, into.len()) {
+            let physical = self.translate(at, Purpose::Read)?;
+            let into = &mut into[offset..offset + len];
+            if !self.ram.read(physical, into) {
+                self.read_device(physical, into)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes any number of bytes.
+    pub(crate) fn store_bytes(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.check_alignment(address, bytes.len())?;
+        self.probe_write(address, bytes.len())?;
+        for (at, offset, len) in parts(address, bytes.len()) {
+            let physical = self.translate(at, Purpose::Write)?;
+            let bytes = &bytes[offset..offset + len];
+            if self.write_physical(physical, bytes) {
+                if self.pages.quiet(physical) {
+                    self.tlb.open_for_writes(at, self.user);
+                }
+            } else {
+                self.write_device(physical, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// #AC where user code asked for alignment checks (SDM vol. 3, 7.15, interrupt 17).
+    ///
+    /// The fast way does not come here: while the check is on, it is closed.
+    fn check_alignment(&mut self, address: u64, len: usize) -> Result<(), Fault> {
+        if self.checks_alignment && len <= 8 && address & (len as u64 - 1) != 0 {
+            return Err(Fault::ALIGNMENT);
+        }
+        Ok(())
+    }
+
+    /// Writes to RAM, within a page, and notes it; false if the address is no RAM.
+    pub(crate) fn write_physical(&mut self, at: u64, bytes: &[u8]) -> bool {
+        if !self.ram.write(at, bytes) {
+            return false;
+        }
+        if self.pages.note_write(at, bytes.len() as u64) {
+            self.attention = true;
+        }
+        true
+    }
+
+    fn read_device(&mut self, physical: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let mut at = physical;
+        for piece in into.chunks_mut(8) {
+            let target = Target::Memory(at);
+            let value = self.devices.read(target, piece.len() as u8)?;
+            piece.copy_from_slice(&value.to_le_bytes()[..piece.len()]);
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn write_device(&mut self, physical: u64, bytes: &[u8]) {
+        let mut at = physical;
+        for piece in bytes.chunks(8) {
+            let mut value = [0; 8];
+            value[..piece.len()].copy_from_slice(piece);
+            self.post(Access {
+                target: Target::Memory(at),
+                size: piece.len() as u8,
+                write: Some(u64::from_le_bytes(value)),
+            });
+            at += piece.len() as u64;
+        }
+    }
+
+    /// Carries out `work` with the rights of the kernel: descriptor tables and the like are read
+    /// so at any privilege level.
+    pub(crate) fn as_supervisor<T>(&mut self, work: impl FnOnce(&mut Core) -> T) -> T {
+        let user = std::mem::replace(&mut self.user, 0);
+        let checks_alignment = std::mem::replace(&mut self.checks_alignment, false);
+        let result = work(self);
+        self.user = user;
+        self.checks_alignment = checks_alignment;
+        result
+    }
+}

@@ -1,0 +1,240 @@
+//! The translation lookaside buffer, and the fast way of every access to memory.
+//!
+//! What the TLB holds is part of the machine's behaviour: a guest that changes a page table without
+//! INVLPG may see the old entry or the new one, and DET-1 wants the same on both hosts. So its
+//! contents are a function of the instructions executed since the last flush, and of nothing else:
+//! not of where `run` was stopped, not of what code was translated when.
+//!
+//! An entry has two tags, the page's linear address where the fast way is open for reads and for
+//! writes. The tag for writes is missing on pages whose next write somebody must hear of (not dirty
+//! yet; holds translated code): a hint only, nothing architectural.
+
+#![allow(unsafe_code)]
+
+use super::ram::PAGE;
+
+/// Entries for each of the two privilege levels that paging knows.
+const ENTRIES: usize = 1024;
+/// A tag that matches no page.
+const NONE: u64 = 1;
+
+/// The rights that a translation was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rights {
+    /// Writes may go through it: allowed, and the dirty bit is set.
+    pub(crate) write: bool,
+    /// It outlives a load of CR3.
+    pub(crate) global: bool,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Entry {
+    read: u64,
+    write: u64,
+    /// The page's place in RAM less its linear address.
+    host: *mut u8,
+    /// The physical address of the page, and the rights in its low bits.
+    page: u64,
+}
+
+const WRITE: u64 = 1;
+const GLOBAL: u64 = 2;
+
+const EMPTY: Entry = Entry {
+    read: NONE,
+    write: NONE,
+    host: std::ptr::null_mut(),
+    page: 0,
+};
+
+/// Translations of data accesses.
+pub(crate) struct Tlb {
+    entries: Box<[Entry; 2 * ENTRIES]>,
+    /// Entries that a load of CR3 must drop: the numbers of those filled since the last time.
+    local: Vec<u16>,
+}
+
+// SAFETY: The pointers lead into the RAM of the same CPU, which moves with it.
+unsafe impl Send for Tlb {}
+
+impl Tlb {
+    pub(crate) fn new() -> Tlb {
+        Tlb {
+            entries: vec![EMPTY; 2 * ENTRIES]
+                .into_boxed_slice()
+                .try_into()
+                .unwrap_or_else(|_| unreachable!("the length is the array's")),
+            local: Vec::new(),
+        }
+    }
+
+    #[inline(always)]
+    fn number(address: u64, user: usize) -> usize {
+        ((address >> 12) as usize & (ENTRIES - 1) | user) & (2 * ENTRIES - 1)
+    }
+
+    /// What a user-mode access adds to an entry's number.
+    pub(crate) fn half(user: bool) -> usize {
+        if user { ENTRIES } else { 0 }
+    }
+
+    /// Reads `1 << S` bytes if the fast way is open.
+    #[inline(always)]
+    pub(crate) fn load<const S: usize>(&self, address: u64, user: usize) -> Option<u64> {
+        let entry = &self.entries[Self::number(address, user)];
+        let last = address.wrapping_add((1 << S) - 1);
+        if entry.read != last & !(PAGE - 1) {
+            return None;
+        }
+        let at = entry.host.wrapping_add(address as usize);
+        // SAFETY: The entry stands where its page's accesses look, and the next page's look
+        // elsewhere: so the tag, equal to the last byte's page, is the first byte's too. The whole
+        // access lies in that page, which `insert` was given as a page of RAM.
+        Some(unsafe {
+            match S {
+                0 => u64::from(at.read()),
+                1 => u64::from(at.cast::<u16>().read_unaligned()),
+                2 => u64::from(at.cast::<u32>().read_unaligned()),
+                _ => at.cast::<u64>().read_unaligned(),
+            }
+        })
+    }
+
+    /// Writes `1 << S` bytes if the fast way is open.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn store<const S: usize>(&self, address: u64, user: usize, value: u64) -> bool {
+        let entry = &self.entries[Self::number(address, user)];
+        let last = address.wrapping_add((1 << S) - 1);
+        if entry.write != last & !(PAGE - 1) {
+            return false;
+        }
+        let at = entry.host.wrapping_add(address as usize);
+        // SAFETY: As in `load`.
+        unsafe {
+            match S {
+                0 => at.write(value as u8),
+                1 => at.cast::<u16>().write_unaligned(value as u16),
+                2 => at.cast::<u32>().write_unaligned(value as u32),
+                _ => at.cast::<u64>().write_unaligned(value),
+            }
+        }
+        true
+    }
+
+    /// Reads 16 bytes if the fast way is open.
+    #[inline(always)]
+    pub(crate) fn load_16(&self, address: u64, user: usize) -> Option<u128> {
+        let entry = &self.entries[Self::number(address, user)];
+        if entry.read != address.wrapping_add(15) & !(PAGE - 1) {
+            return None;
+        }
+        let at = entry.host.wrapping_add(address as usize);
+        // SAFETY: As in `load`.
+        Some(unsafe { at.cast::<u128>().read_unaligned() })
+    }
+
+    /// Writes 16 bytes if the fast way is open.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn store_16(&self, address: u64, user: usize, value: u128) -> bool {
+        let entry = &self.entries[Self::number(address, user)];
+        if entry.write != address.wrapping_add(15) & !(PAGE - 1) {
+            return false;
+        }
+        let at = entry.host.wrapping_add(address as usize);
+        // SAFETY: As in `load`.
+        unsafe { at.cast::<u128>().write_unaligned(value) };
+        true
+    }
+
+    /// Whether a write of `1 << S` bytes may take the fast way.
+    #[inline(always)]
+    pub(crate) fn writable<const S: usize>(&self, address: u64, user: usize) -> bool {
+        let last = address.wrapping_add((1 << S) - 1);
+        self.entries[Self::number(address, user)].write == last & !(PAGE - 1)
+    }
+
+    /// The physical page and rights of a linear page, if known.
+    pub(crate) fn find(&self, address: u64, user: usize) -> Option<(u64, Rights)> {
+        let entry = &self.entries[Self::number(address, user)];
+        (entry.read == address & !(PAGE - 1)).then(|| {
+            let rights = Rights {
+                write: entry.page & WRITE != 0,
+                global: entry.page & GLOBAL != 0,
+            };
+            (entry.page & !(PAGE - 1), rights)
+        })
+    }
+
+    /// Remembers a translation to the page of RAM at `host`.
+    pub(crate) fn insert(
+        &mut self,
+        address: u64,
+        user: usize,
+        (page, host): (u64, *mut u8),
+        rights: Rights,
+    ) {
+        let number = Self::number(address, user);
+        let linear = address & !(PAGE - 1);
+        let bits = if rights.write { WRITE } else { 0 } | if rights.global { GLOBAL } else { 0 };
+        if !rights.global {
+            // More entries than the TLB has mean repeats.
+            if self.local.len() > 4 * ENTRIES {
+                self.local.sort_unstable();
+                self.local.dedup();
+            }
+            self.local.push(number as u16);
+        }
+        self.entries[number] = Entry {
+            read: linear,
+            write: NONE,
+            host: host.wrapping_sub(linear as usize),
+            page: page | bits,
+        };
+    }
+
+    /// Opens the fast way for writes to the page of `address`, whose entry allows writes.
+    pub(crate) fn open_for_writes(&mut self, address: u64, user: usize) {
+        let entry = &mut self.entries[Self::number(address, user)];
+        if entry.read == address & !(PAGE - 1) && entry.page & WRITE != 0 {
+            entry.write = entry.read;
+        }
+    }
+
+    /// Closes the fast way for writes: to the physical page `page`, or to all.
+    pub(crate) fn close_for_writes(&mut self, page: Option<u64>) {
+        for entry in self.entries.iter_mut() {
+            if page.is_none_or(|page| entry.page & !(PAGE - 1) == page) {
+                entry.write = NONE;
+            }
+        }
+    }
+
+    /// Forgets the page of `address`.
+    pub(crate) fn invalidate(&mut self, address: u64) {
+        for user in [0, ENTRIES] {
+            let entry = &mut self.entries[Self::number(address, user)];
+            if entry.read == address & !(PAGE - 1) {
+                *entry = EMPTY;
+            }
+        }
+    }
+
+    /// Forgets all but the global pages, as a load of CR3 does.
+    pub(crate) fn flush_local(&mut self) {
+        for number in self.local.drain(..) {
+            let entry = &mut self.entries[usize::from(number)];
+            if entry.page & GLOBAL == 0 {
+                *entry = EMPTY;
+            }
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn flush(&mut self) {
+        self.local.clear();
+        self.entries.fill(EMPTY);
+    }
+}
