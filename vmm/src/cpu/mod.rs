@@ -2,6 +2,7 @@
 //! position is exact.
 
 pub mod kvm;
+pub mod soft;
 mod state;
 
 use ft_logging::types::{Position, VirtualTime};
@@ -54,8 +55,9 @@ pub trait Cpu {
     /// If the backend refuses.
     fn interrupt(&mut self, vector: u8) -> Result<(), CpuError>;
 
-    /// The whole state of the CPU at an instruction boundary. What runs afterwards is the same
-    /// with and without the call.
+    /// The whole state of the CPU at an instruction boundary. A call is an event of the machine's:
+    /// a CPU whose translation buffers are part of its behaviour empties them, so that what was
+    /// saved and what goes on are the same. Both nodes save at the same positions.
     ///
     /// # Errors
     ///
@@ -76,6 +78,24 @@ pub trait Cpu {
     ///
     /// If the backend cannot tell.
     fn take_dirty(&mut self, dirty: &mut Vec<u64>) -> Result<(), CpuError>;
+}
+
+/// The CPU backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// [`kvm`]: the host's CPU.
+    Kvm,
+    /// [`soft`]: a CPU in software.
+    Soft,
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Backend::Kvm => "kvm",
+            Backend::Soft => "soft",
+        })
+    }
 }
 
 /// Why the CPU stands.

@@ -39,6 +39,21 @@ pub fn tracker(ram: &GuestMemory) -> &WriteTracker {
     region.bitmap()
 }
 
+/// `ram` as the software CPU's.
+///
+/// # Panics
+///
+/// If `ram` is not from [`allocate_ram`].
+#[must_use]
+pub fn software_ram(ram: &GuestMemory) -> soft_cpu::Ram {
+    let base = ram
+        .get_host_address(GuestAddress(0))
+        .expect("RAM begins at 0");
+    // SAFETY: the range is the one mapping of `ram`, which the clone keeps alive. The machine lets
+    // devices touch it only while the CPU stands (DET-3), on the CPU's own thread.
+    unsafe { soft_cpu::Ram::new(base, ram.last_addr().0 + 1, Box::new(ram.clone())) }
+}
+
 /// A virtual machine.
 #[derive(Debug)]
 pub struct Vm {

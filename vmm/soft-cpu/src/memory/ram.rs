@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::any::Any;
 use std::ptr::NonNull;
 
 /// Bytes of a page.
@@ -15,7 +16,15 @@ pub(crate) const PAGE: u64 = 4096;
 pub struct Ram {
     base: NonNull<u8>,
     len: u64,
-    owned: Option<Layout>,
+    owner: Owner,
+}
+
+/// Whom the memory belongs to.
+enum Owner {
+    /// This value.
+    Own(Layout),
+    /// Somebody else, who keeps it for as long as this lives.
+    Other(#[expect(dead_code, reason = "held, not looked at")] Box<dyn Any + Send>),
 }
 
 // SAFETY: The memory belongs to this value alone while the CPU runs (contract of `new`), so it may
@@ -23,23 +32,23 @@ pub struct Ram {
 unsafe impl Send for Ram {}
 
 impl Ram {
-    /// RAM that somebody else allocated.
+    /// RAM that somebody else allocated, and frees after `keeper` is dropped.
     ///
     /// # Safety
     ///
-    /// `base` points to `len` readable and writable bytes that stay so as long as the value lives.
+    /// `base` points to `len` readable and writable bytes that stay so as long as `keeper` lives.
     /// Nobody else reads or writes them while a method of the CPU runs.
     ///
     /// # Panics
     ///
     /// If `base` is null or `len` not a multiple of 4096.
     #[must_use]
-    pub unsafe fn new(base: *mut u8, len: u64) -> Ram {
+    pub unsafe fn new(base: *mut u8, len: u64, keeper: Box<dyn Any + Send>) -> Ram {
         assert!(len.is_multiple_of(PAGE), "RAM of {len} bytes is not pages");
         Ram {
             base: NonNull::new(base).expect("RAM is somewhere"),
             len,
-            owned: None,
+            owner: Owner::Other(keeper),
         }
     }
 
@@ -57,7 +66,7 @@ impl Ram {
         Ram {
             base: NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout)),
             len,
-            owned: Some(layout),
+            owner: Owner::Own(layout),
         }
     }
 
@@ -155,7 +164,7 @@ impl Ram {
 
 impl Drop for Ram {
     fn drop(&mut self) {
-        if let Some(layout) = self.owned {
+        if let Owner::Own(layout) = self.owner {
             // SAFETY: Allocated in `anonymous` with this layout.
             unsafe { dealloc(self.base.as_ptr(), layout) };
         }
