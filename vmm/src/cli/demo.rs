@@ -35,6 +35,7 @@ use self::process::Who;
 use self::report::{Figures, Report};
 use self::stage::Stage;
 use self::view::{Paint, View};
+use super::cpu::CpuChoice;
 use super::output::json_line;
 
 /// How long the second run's load lasts at most, in seconds.
@@ -78,6 +79,9 @@ pub(super) struct DemoArgs {
     /// The embedded guest. The clients need a key-value server.
     #[arg(long, value_name = "GUEST", default_value = "kv")]
     guest: String,
+    /// The CPU that runs the guest.
+    #[arg(long, value_enum, value_name = "CPU", default_value_t)]
+    cpu: CpuChoice,
     /// A peer that is silent for this long is suspected, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     detect: u64,
@@ -150,6 +154,7 @@ struct Plan {
     keep: bool,
     port: u16,
     guest: String,
+    cpu: CpuChoice,
     detect_ms: u64,
 }
 
@@ -164,6 +169,7 @@ pub(super) fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         keep: args.keep,
         port: args.port,
         guest: args.guest,
+        cpu: args.cpu,
         detect_ms: args.detect,
     };
     // Where the guest's port does not move the gateway has nothing to repeat.
