@@ -1,0 +1,3 @@
+//! Linux images from Debian's packages, built without root.
+
+pub mod cpio;
