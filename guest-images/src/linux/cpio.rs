@@ -45,31 +45,18 @@ pub enum Kind<'a> {
 }
 
 /// Why a file cannot be in an archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CpioError {
     /// The path is empty, absolute, too long, or goes through `.` or `..`.
+    #[error(
+        "{0:?} is no path for an archive: it must be relative, shorter than {MAX_PATH_BYTES} \
+         bytes, and without `.` and `..`"
+    )]
     Path(String),
     /// The file is larger than [`MAX_FILE_BYTES`].
+    #[error("{0} is too large for an archive: a file has at most {MAX_FILE_BYTES} bytes")]
     TooLarge(String),
 }
-
-impl std::fmt::Display for CpioError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            CpioError::Path(path) => write!(
-                f,
-                "{path:?} is no path for an archive: it must be relative, shorter than \
-                 {MAX_PATH_BYTES} bytes, and without `.` and `..`"
-            ),
-            CpioError::TooLarge(path) => write!(
-                f,
-                "{path} is too large for an archive: a file has at most {MAX_FILE_BYTES} bytes"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for CpioError {}
 
 /// An archive in the making.
 #[derive(Clone, Debug, Default)]
