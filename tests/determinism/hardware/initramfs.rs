@@ -1,65 +1,66 @@
-//! An initramfs: a cpio archive in the format "newc" (Linux
-//! `Documentation/driver-api/early-userspace/buffer-format.rst`).
+//! What is added to the host's own initial RAM disk: programs with their shared libraries, and what
+//! runs them. Linux unpacks one archive after the other, and a path is what it was last.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-const DIRECTORY: u32 = 0o040_755;
-const FILE: u32 = 0o100_644;
-const PROGRAM: u32 = 0o100_755;
+use guest_images::linux::cpio::{Archive, Kind};
 
-/// An archive in the making. Files that are there already are not added again.
+/// An archive in the making.
 #[derive(Debug, Default)]
-pub(super) struct Archive {
-    bytes: Vec<u8>,
-    names: BTreeSet<String>,
+pub(super) struct Programs {
+    archive: Archive,
+    paths: BTreeSet<String>,
 }
 
-impl Archive {
-    /// Adds a file, and the directories above it. `path` begins with a slash.
-    pub(super) fn file(&mut self, path: &str, contents: &[u8]) {
-        self.add(path, FILE, contents);
-    }
-
-    /// Adds a file that can be executed.
-    pub(super) fn program(&mut self, path: &str, contents: &[u8]) {
-        self.add(path, PROGRAM, contents);
-    }
-
-    fn add(&mut self, path: &str, mode: u32, contents: &[u8]) {
-        let path = path.trim_start_matches('/');
-        if let Some((parent, _)) = path.rsplit_once('/') {
-            self.add(parent, DIRECTORY, &[]);
-        }
-        if self.names.insert(path.to_owned()) {
-            self.entry(path, mode, contents);
+impl Programs {
+    /// Adds a program of this machine as `/usr/bin/NAME`, and the libraries that it needs.
+    pub(super) fn add(&mut self, name: &str, program: &Path) {
+        self.bytes(&format!("usr/bin/{name}"), &read(program));
+        for library in libraries(program) {
+            let path = library.to_str().expect("UTF-8").trim_start_matches('/');
+            // In there `lib` and its like are links into `usr`.
+            let path = path.trim_start_matches("usr/");
+            self.bytes(&format!("usr/{path}"), &read(&library));
         }
     }
 
-    fn entry(&mut self, name: &str, mode: u32, contents: &[u8]) {
-        let size = u32::try_from(contents.len()).expect("files of less than 4 GiB");
-        let number = self.names.len() as u32;
-        // Inode, mode, owner, group, links, time; size; four device numbers; length of the name
-        // with its zero; checksum, which this format does not use.
-        let name_len = name.len() as u32 + 1;
-        self.bytes.extend_from_slice(b"070701");
-        for field in [number, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_len, 0] {
-            self.bytes
-                .extend_from_slice(format!("{field:08X}").as_bytes());
+    /// Adds an executable file, and the directories above it; nothing if it is there.
+    pub(super) fn bytes(&mut self, path: &str, contents: &[u8]) {
+        for (end, _) in path.match_indices('/') {
+            self.entry(&path[..end], Kind::Directory);
         }
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.push(0);
-        self.pad();
-        self.bytes.extend_from_slice(contents);
-        self.pad();
+        self.entry(path, Kind::File(contents));
     }
 
-    fn pad(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    fn entry(&mut self, path: &str, kind: Kind<'_>) {
+        if self.paths.insert(path.to_owned()) {
+            let added = self.archive.add(path, 0o755, kind);
+            added.expect("a small file at a plain path");
+        }
     }
 
     /// The archive's bytes.
-    pub(super) fn finish(mut self) -> Vec<u8> {
-        self.entry("TRAILER!!!", 0, &[]);
-        self.bytes
+    pub(super) fn finish(self) -> Vec<u8> {
+        self.archive.finish()
     }
+}
+
+/// The shared libraries that `program` is linked with, the loader among them.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let output = Command::new("ldd")
+        .arg(program)
+        .output()
+        .expect("ldd comes with the C library that links programs");
+    // Of a static program it says so, and names no path.
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+        .map(PathBuf::from)
+        .collect()
+}
+
+pub(super) fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display()))
 }

@@ -1,12 +1,13 @@
 //! Running QEMU to its end, and what its serial console says.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use guest_images::linux::Image;
 use vmm::sys::child::die_with_parent;
 
 /// The program.
@@ -28,28 +29,44 @@ impl Drop for Killed {
     }
 }
 
-/// Boots `kernel` with `initrd` on an emulated AMD processor with nested paging, and returns the
+/// Whether QEMU is here.
+///
+/// # Errors
+///
+/// That it is not, and how to get it.
+pub(super) fn find() -> Result<(), String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| dir.join(PROGRAM).is_file());
+    match found {
+        true => Ok(()),
+        false => Err(format!(
+            "there is no {PROGRAM}: `apt-get install --no-install-recommends qemu-system-x86`"
+        )),
+    }
+}
+
+/// Boots `image` with `initrd` on an emulated AMD processor with nested paging, and returns the
 /// lines of its console when it has powered off.
-pub(super) fn run(kernel: &Path, initrd: &Path) -> Vec<String> {
-    let warnings = initrd.with_extension("qemu");
-    let stderr = File::create(&warnings).expect("room beside the initramfs");
+pub(super) fn run(image: &Image, initrd: &Path) -> Vec<String> {
+    let [log, warnings] = ["hardware-kvm-console.txt", "hardware-kvm-qemu.txt"]
+        .map(|name| Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+    let create = |path| File::create(path).expect("room in the target directory");
+    let mut log_file = create(&log);
     let mut command = Command::new(PROGRAM);
     command
         .args(["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt"])
-        .args(["-smp", "2", "-m", "2048", "-nodefaults", "-no-reboot"])
+        .args(["-smp", "2", "-m", &image.manifest.memory_mib.to_string()])
+        .args(["-nodefaults", "-no-reboot"])
         .args(["-display", "none", "-serial", "stdio"])
         .arg("-kernel")
-        .arg(kernel)
+        .arg(image.kernel())
         .arg("-initrd")
         .arg(initrd)
-        .args([
-            "-append",
-            "console=ttyS0 loglevel=1 panic=-1 mitigations=off",
-        ])
+        .args(["-append", &image.manifest.command_line])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         // A page of features that it does not emulate, if all is well.
-        .stderr(stderr);
+        .stderr(create(&warnings));
     die_with_parent(&mut command);
     let mut child = Killed(command.spawn().expect("QEMU starts"));
     let mut console = BufReader::new(child.0.stdout.take().expect("piped"));
@@ -67,9 +84,14 @@ pub(super) fn run(kernel: &Path, initrd: &Path) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
         match lines.recv_timeout(SILENCE) {
-            Ok(line) => seen.push(line),
+            Ok(line) => {
+                writeln!(log_file, "{line}").expect("room in the target directory");
+                seen.push(line);
+            }
             Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => panic!("QEMU hangs\n{}", tail(&seen)),
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("QEMU hangs; {} ends with\n{}", log.display(), tail(&seen))
+            }
         }
     }
     let status = child.0.wait().expect("our child");
