@@ -5,6 +5,7 @@
 
 mod arbiter;
 mod control;
+mod cpu;
 mod demo;
 mod doctor;
 mod gateway;

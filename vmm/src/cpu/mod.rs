@@ -98,6 +98,22 @@ impl std::fmt::Display for Backend {
     }
 }
 
+impl std::str::FromStr for Backend {
+    type Err = UnknownBackend;
+
+    fn from_str(name: &str) -> Result<Self, UnknownBackend> {
+        [Backend::Kvm, Backend::Soft]
+            .into_iter()
+            .find(|backend| backend.to_string() == name)
+            .ok_or_else(|| UnknownBackend(name.to_owned()))
+    }
+}
+
+/// A name that no backend has.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no CPU backend {0:?} in this release")]
+pub struct UnknownBackend(String);
+
 /// Why the CPU stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {

@@ -287,6 +287,7 @@ impl Stage {
         let log = self.path(&format!("{}-log", who.stem()));
         words([role, "--json", "--name", "demo", "--node", &who.stem()])
             .chain(words(["--guest", &plan.guest, "--console", &console]))
+            .chain(words(["--cpu", &plan.cpu.to_string()]))
             .chain(words(["--net", &format!("gateway={}", self.gateway())]))
             .chain(words(["--arbiter", &servers.join(",")]))
             .chain(words(["--detect", &plan.detect_ms.to_string()]))

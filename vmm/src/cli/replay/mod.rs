@@ -26,7 +26,7 @@ use self::show::{MemoryRange, State};
 use self::watch::{Fed, Feed, Sinks, StopAt, Watch};
 use super::output::json_line;
 use super::text::{Table, Tone, count, print, toned};
-use crate::cpu::Cpu;
+use crate::cpu::{Backend, Cpu};
 use crate::determinism::{Inputs, LogLink};
 use crate::machine::{Machine, Stop, run};
 
@@ -68,6 +68,9 @@ pub(super) struct ReplayArgs {
     /// The initial RAM disk, if the log's guest had one.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
+    /// The CPU that must have recorded it; positions on one mean nothing on another.
+    #[arg(long, value_name = "CPU")]
+    cpu: Option<Backend>,
     /// Replay although this host's CPU is another than the recording one's.
     #[arg(long)]
     force: bool,
@@ -142,12 +145,30 @@ pub(super) fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         "--console - and --json would both write to standard output: give the console a file"
     );
     let log = super::log::open(&args.log)?;
-    let mut machine = rebuild::machine(
+    let recorded = rebuild::recorded(
         &log,
         args.kernel.as_deref(),
         args.initrd.as_deref(),
         args.force,
     )?;
+    if let Some(wanted) = args.cpu.filter(|wanted| *wanted != recorded.backend) {
+        anyhow::bail!(
+            "the log was recorded on the CPU backend {}: its positions mean nothing to {wanted}. \
+             Leave --cpu away",
+            recorded.backend
+        );
+    }
+    match recorded.backend {
+        Backend::Kvm => replay_on(recorded.on_kvm()?, &log, &args),
+        Backend::Soft => replay_on(recorded.on_soft()?, &log, &args),
+    }
+}
+
+fn replay_on<C: Cpu>(
+    mut machine: Machine<C>,
+    log: &Log,
+    args: &ReplayArgs,
+) -> anyhow::Result<ExitCode> {
     for range in &args.memory {
         range.check(machine.ram())?;
     }
@@ -160,13 +181,13 @@ pub(super) fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         position: args.until.map(Position),
         entry: args.until_entry.map(EntryIndex),
     };
-    let summary = replay_log(&log, &mut machine, stop_at, sinks, &args.memory)?;
+    let summary = replay_log(log, &mut machine, stop_at, sinks, &args.memory)?;
     if args.json {
         json_line(&summary)?;
     } else {
         print(&text(&summary))?;
     }
-    Ok(match advice(&summary, stop_at, &args) {
+    Ok(match advice(&summary, stop_at, args) {
         None => ExitCode::SUCCESS,
         Some(advice) => {
             eprintln!("ftvm: {advice}");

@@ -8,20 +8,52 @@ use ft_logging::initial::{Configuration, MACHINE_MODEL_VERSION};
 use ft_logging::store::{Log, Place};
 
 use crate::cpu::kvm::{KvmCpu, host};
+use crate::cpu::soft::{self, SoftCpu};
+use crate::cpu::{Backend, Cpu, CpuError};
 use crate::machine::{BootImages, Machine, MachineConfig, boot};
+use crate::sys::vm::GuestMemory;
 
-/// Builds the machine as it was before its first instruction.
+/// What the machine of a log is made of, found and checked.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    /// The CPU backend that counted the log's positions.
+    pub(super) backend: Backend,
+    config: MachineConfig,
+    images: BootImages,
+}
+
+impl Recorded {
+    /// Builds the machine as it was before its first instruction, on the software CPU.
+    pub(super) fn on_soft(self) -> anyhow::Result<Machine<SoftCpu>> {
+        self.build(|ram| Ok(SoftCpu::new(ram)))
+    }
+
+    /// Builds the machine as it was before its first instruction, on KVM.
+    pub(super) fn on_kvm(self) -> anyhow::Result<Machine<KvmCpu>> {
+        let kvm = host::open()?;
+        self.build(|ram| KvmCpu::new(&kvm, ram))
+    }
+
+    fn build<C: Cpu>(
+        self,
+        cpu: impl FnOnce(&GuestMemory) -> Result<C, CpuError>,
+    ) -> anyhow::Result<Machine<C>> {
+        Ok(Machine::build(self.config, self.images, cpu)?)
+    }
+}
+
+/// Finds what the log's machine is made of.
 ///
 /// # Errors
 ///
-/// If the log does not begin there, an image is not the one that was recorded, or this host or
-/// release cannot be the machine; with `force`, another CPU may try.
-pub(super) fn machine(
+/// If the log does not begin with the machine's first instruction, an image is not the one that was
+/// recorded, or this host or release cannot be the machine; with `force`, another CPU may try.
+pub(super) fn recorded(
     log: &Log,
     kernel: Option<&Path>,
     initrd: Option<&Path>,
     force: bool,
-) -> anyhow::Result<Machine<KvmCpu>> {
+) -> anyhow::Result<Recorded> {
     let start = log.start();
     anyhow::ensure!(
         start == Place::START,
@@ -46,14 +78,11 @@ pub(super) fn machine(
         boot::MEMORY_MIB.end()
     );
     let images = images(configuration, kernel, initrd)?;
-    let kvm = host::open()?;
-    let cpu = host::identity(&kvm)?;
-    anyhow::ensure!(
-        configuration.cpu.backend == cpu.backend,
-        "the log was recorded on the CPU backend {:?}: its positions mean nothing to {:?}",
-        configuration.cpu.backend,
-        cpu.backend
-    );
+    let backend = configuration.cpu.backend.parse()?;
+    let cpu = match backend {
+        Backend::Kvm => host::identity(&host::open()?)?,
+        Backend::Soft => soft::identity(),
+    };
     let here = Configuration {
         cpu,
         ..configuration.clone()
@@ -64,10 +93,11 @@ pub(super) fn machine(
              that alone; --force tries all the same"
         );
     }
-    let config = MachineConfig::of(log.initial());
-    Ok(Machine::build(config, images, |ram| {
-        KvmCpu::new(&kvm, ram)
-    })?)
+    Ok(Recorded {
+        backend,
+        config: MachineConfig::of(log.initial()),
+        images,
+    })
 }
 
 fn images(
