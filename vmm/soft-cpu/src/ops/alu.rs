@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic};
 
 use crate::core::Core;
 use crate::decode::Lowering;
-use crate::flags::{self, AF, CF, OF, flag, kind, mask, of_result};
+use crate::flags::{AF, CF, OF, flag, kind, mask, of_result};
 use crate::op::{Handler, Leave, Op, attempt, next, next_after_write};
 
 use super::{Form, by_size, operand_size};
@@ -309,7 +309,7 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flags::{PF, SF, ZF};
+    use crate::flags::{self, PF, SF, ZF};
 
     /// Flags of one operation on bytes: by definition, bit by bit, for every pair of bytes.
     #[test]
