@@ -31,8 +31,6 @@ pub(crate) mod cr0 {
 
 /// Bits of CR4.
 pub(crate) mod cr4 {
-    pub(crate) const VME: u64 = 1;
-    pub(crate) const PVI: u64 = 1 << 1;
     pub(crate) const TSD: u64 = 1 << 2;
     pub(crate) const DE: u64 = 1 << 3;
     pub(crate) const PSE: u64 = 1 << 4;

@@ -55,8 +55,6 @@ pub(crate) const WIDE: u8 = 4;
 pub(crate) const REP: u8 = 8;
 /// Has a REPNE prefix.
 pub(crate) const REPNE: u8 = 16;
-/// A 16-bit operand size.
-pub(crate) const NARROW: u8 = 32;
 
 /// One micro-operation: an instruction, two fused ones, or the address of a complicated operand
 /// in front of its instruction.
