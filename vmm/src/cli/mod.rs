@@ -4,6 +4,7 @@
 //! status 0 means success, 2 a command line that makes no sense, anything else a failure.
 
 mod arbiter;
+mod bench;
 mod control;
 mod demo;
 mod doctor;
@@ -13,12 +14,14 @@ mod node;
 mod nodes;
 mod output;
 mod replay;
+mod stage;
 mod status;
 mod text;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Keeps a virtual machine running when the host under it dies.
 #[derive(Debug, Parser)]
@@ -58,6 +61,8 @@ enum Command {
     Log(log::LogArgs),
     /// Kill one half of a protected guest in mid-load, and check that nobody noticed.
     Demo(demo::DemoArgs),
+    /// What protection costs, and how fast a failover is.
+    Bench(bench::BenchArgs),
     /// Run a recorded log again, and check every digest, interrupt and output.
     Replay(replay::ReplayArgs),
     /// What this host can do, what it cannot hide from a guest, and what to do about it.
@@ -79,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Recover(args) => control::recover(args),
         Command::Log(args) => log::log(args),
         Command::Demo(args) => demo::demo(args),
+        Command::Bench(args) => bench::bench(args),
         Command::Replay(args) => replay::replay(args),
         Command::Doctor(args) => doctor::doctor(args),
     };
@@ -97,4 +103,20 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
         .enable_all()
         .build()?
         .block_on(future)
+}
+
+/// The exit status after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Waits for Ctrl-C, or to be asked to end in another way.
+async fn interrupted() -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
 }
