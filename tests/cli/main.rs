@@ -1,6 +1,7 @@
 //! The commands for people, run as processes: what they print, and how they end.
 
 mod benchmarks;
+mod configuration;
 #[path = "../harness/mod.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 mod harness;

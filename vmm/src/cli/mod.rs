@@ -3,8 +3,10 @@
 //! Data goes to standard output, everything said to a person on the way to standard error. Exit
 //! status 0 means success, 2 a command line that makes no sense, anything else a failure.
 
+mod amount;
 mod arbiter;
 mod bench;
+mod config;
 mod control;
 mod demo;
 mod doctor;
@@ -20,7 +22,7 @@ mod text;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Keeps a virtual machine running when the host under it dies.
@@ -72,7 +74,13 @@ enum Command {
 /// Runs the program and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    let ftvm = Ftvm::parse();
+    let ftvm = match config::expand(&Ftvm::command(), std::env::args_os().collect()) {
+        Ok(words) => Ftvm::parse_from(words),
+        Err(error) => {
+            eprintln!("ftvm: {error:#}");
+            return ExitCode::from(SENSELESS);
+        }
+    };
     output::init_tracing();
     let result = match ftvm.command {
         Command::Run(args) => node::run(args),
@@ -104,6 +112,9 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
         .build()?
         .block_on(future)
 }
+
+/// The exit status after a command line that makes no sense, as clap has it.
+const SENSELESS: u8 = 2;
 
 /// The exit status after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;

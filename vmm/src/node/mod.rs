@@ -25,6 +25,7 @@ use ft_logging::types::{OutputSeq, Token};
 pub use control::{ControlError, ControlRequest, ControlResponse, MachineCommand, request};
 pub use engine::{End, Node, NodeConfig, Notice, RoleConfig};
 pub use peer::bind;
+pub use recorder::{LogConfig, LogSpace};
 pub use status::{NodeState, NodeStatus};
 pub use world::{ConsoleSink, NetLink};
 

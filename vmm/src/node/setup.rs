@@ -99,7 +99,7 @@ pub(super) fn create_recorder(
     initial: &InitialState,
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<Option<Recorder>> {
-    let Some((dir, options)) = &config.log else {
+    let Some(log) = &config.log else {
         return Ok(None);
     };
     let token = Token {
@@ -111,7 +111,7 @@ pub(super) fn create_recorder(
         token,
         place: Place::START,
     };
-    Recorder::create(dir.clone(), start, *options, events.clone()).map(Some)
+    Recorder::create(log.clone(), start, events.clone()).map(Some)
 }
 
 /// A node as the arbiter knows it; `None` if its name or address is no text that it takes.

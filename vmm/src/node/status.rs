@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Notice;
 use super::engine::{Node, Role};
+use super::recorder::{LogSpace, Recorder};
 
 /// Whether the VM is protected, as an operator sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,8 +87,8 @@ pub struct NodeStatus {
     pub claim_ms: Option<f64>,
     /// Whether the arbiter answered when it was last asked; `None` if it never was.
     pub arbiter_reached: Option<bool>,
-    /// Bytes of the log on disk, if one is written.
-    pub log_on_disk_bytes: Option<u64>,
+    /// The log on disk, if one is or was written.
+    pub log_on_disk: Option<LogSpace>,
     /// Warnings so far, the latest last.
     pub warnings: Vec<String>,
 }
@@ -250,7 +251,7 @@ impl Node {
             suspicions: self.stats.suspicions,
             claim_ms: self.stats.claim.map(ms),
             arbiter_reached: self.stats.arbiter_reached,
-            log_on_disk_bytes: self.recorder.as_ref().map(super::recorder::Recorder::bytes),
+            log_on_disk: self.recorder.as_ref().map(Recorder::space),
             warnings: self.stats.warnings.clone(),
         }
     }

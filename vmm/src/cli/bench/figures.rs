@@ -181,6 +181,17 @@ pub(super) struct VariantFigures {
     pub(super) requests_per_s: Spread,
     pub(super) median_us: f64,
     pub(super) p99_us: f64,
+    pub(super) cpu_us: CpuTime,
+}
+
+/// CPU time for each request, in microseconds: the one figure that a busy host does not change
+/// much.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct CpuTime {
+    pub(super) gateway: f64,
+    /// The node that runs the guest.
+    pub(super) primary: f64,
+    pub(super) backup: f64,
 }
 
 /// The log channel.

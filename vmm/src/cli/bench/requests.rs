@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::super::stage::process::Who;
 use super::Bench;
-use super::figures::{Requests, Spread, VariantFigures};
+use super::figures::{CpuTime, Requests, Spread, VariantFigures};
 use super::scene::{Cast, Scene};
 
 /// How a VM runs.
@@ -60,6 +60,21 @@ impl Variant {
 struct Turns {
     rates: Vec<f64>,
     waits: Histogram,
+    /// CPU time of gateway, primary and backup.
+    cpu: [Duration; 3],
+}
+
+impl Turns {
+    /// CPU time for each request.
+    fn cpu_us(&self) -> CpuTime {
+        let requests = self.waits.count().max(1) as f64;
+        let [gateway, primary, backup] = self.cpu.map(|time| time.as_secs_f64() * 1e6 / requests);
+        CpuTime {
+            gateway,
+            primary,
+            backup,
+        }
+    }
 }
 
 /// What only a pair can tell.
@@ -102,6 +117,7 @@ impl Bench {
                 .iter()
                 .map(|(variant, turns)| VariantFigures {
                     variant: variant.name(),
+                    cpu_us: turns.cpu_us(),
                     requests_per_s: Spread::of(turns.rates.iter().copied())
                         .expect("at least one round"),
                     median_us: turns.waits.quantile_ns(0.5) as f64 / 1e3,
@@ -131,10 +147,17 @@ impl Bench {
         let before = self.channel(variant, &scenes[0]).await?;
         // All at once: the second VM's clients were warm later.
         loads.iter().for_each(|load| load.meter().restart());
+        let cpu: Vec<_> = scenes.iter().map(Scene::cpu_times).collect();
         let begun = Instant::now();
         sleep(Duration::from_secs_f64(settings.seconds)).await;
         let waits: Vec<Histogram> = loads.iter().map(|l| l.meter().before().clone()).collect();
         let passed = begun.elapsed().as_secs_f64();
+        for (scene, before) in scenes.iter().zip(cpu) {
+            let used = scene.cpu_times().into_iter().zip(before);
+            for (sum, (now, then)) in turns.cpu.iter_mut().zip(used) {
+                *sum += now.saturating_sub(then);
+            }
+        }
         let after = self.channel(variant, &scenes[0]).await?;
         for (scene, load) in scenes.iter().zip(loads) {
             scene.finish(load, &mut self.faults).await?;

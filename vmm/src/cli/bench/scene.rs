@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::super::stage::client::Load;
 use super::super::stage::observe::status;
-use super::super::stage::process::{Happening, Said, What, Who};
+use super::super::stage::process::{Happening, Process, Said, What, Who};
 use super::super::stage::{Audience, Setting, Stage};
 use super::figures::{Faults, Settings};
 use crate::node::NodeStatus;
@@ -159,6 +159,15 @@ impl Scene {
         status(&self.stage.control(who))
             .await
             .with_context(|| format!("the {who} does not say how it is"))
+    }
+
+    /// The CPU time that the gateway, the primary and the backup have used so far.
+    pub(super) fn cpu_times(&self) -> [Duration; 3] {
+        [Who::Gateway, Who::Primary, Who::Backup].map(|who| {
+            self.stage
+                .process(who)
+                .map_or(Duration::ZERO, Process::cpu_time)
+        })
     }
 
     /// Where clients reach the guest.

@@ -191,7 +191,16 @@ fn kill_rows(kills: &Kills, row: &mut impl FnMut(&str, String, &str)) {
 fn requests(requests: &Requests) -> Section {
     let mut section = Section {
         title: "Requests of one VM",
-        head: vec!["variant", "requests/s", "least–most", "median", "p99"],
+        head: vec![
+            "variant",
+            "requests/s",
+            "least–most",
+            "median",
+            "p99",
+            "CPU: gateway",
+            "primary",
+            "backup",
+        ],
         rows: Vec::new(),
     };
     for variant in &requests.variants {
@@ -210,6 +219,9 @@ fn requests(requests: &Requests) -> Section {
             format!("{least:.0}–{most:.0}"),
             format!("{:.2} ms", variant.median_us / 1e3),
             format!("{:.2} ms", variant.p99_us / 1e3),
+            format!("{:.0} µs", variant.cpu_us.gateway),
+            format!("{:.0} µs", variant.cpu_us.primary),
+            format!("{:.0} µs", variant.cpu_us.backup),
         ]);
     }
     section

@@ -162,6 +162,22 @@ impl Process {
         self.ended.borrow().is_none()
     }
 
+    /// The CPU time that it has used: of the threads that still run, as far as the kernel tells.
+    pub(in crate::cli) fn cpu_time(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid));
+        let of_thread = |entry: std::fs::DirEntry| {
+            let text = std::fs::read_to_string(entry.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        };
+        let ns: u64 = threads
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(of_thread)
+            .sum();
+        Duration::from_nanos(ns)
+    }
+
     /// SIGKILL: no last word, no clean-up.
     pub(in crate::cli) fn kill(&self) -> io::Result<()> {
         // Not after it was reaped, when the number may be somebody else's. The task that reaps it
