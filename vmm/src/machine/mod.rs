@@ -172,6 +172,12 @@ impl<C: Cpu> Machine<C> {
         self.cpu.at_boundary()
     }
 
+    /// How far a live machine runs before it looks for inputs ([`Cpu::slice`]).
+    #[must_use]
+    pub fn slice(&self) -> Option<u64> {
+        self.cpu.slice()
+    }
+
     /// Whether the operator has paused it.
     #[must_use]
     pub fn is_paused(&self) -> bool {
@@ -231,7 +237,10 @@ impl<C: Cpu> Machine<C> {
     /// Lets an input take effect.
     fn apply(&mut self, input: Input) -> Result<(), CpuError> {
         match input {
-            Input::Clock(now) => self.board.set_time(now),
+            Input::Clock(now) => {
+                self.board.set_time(now);
+                self.cpu.set_time(now);
+            }
             Input::NetRx(frame) => {
                 self.board.net_receive(&frame, &self.ram);
             }
@@ -334,6 +343,7 @@ impl<C: Cpu> Machine<C> {
             .expect("the images booted before");
         let position = self.cpu.position();
         self.cpu.restore(&first, position)?;
+        self.cpu.set_time(now);
         self.board = Board::new(board_config(&self.config));
         self.board.set_time(now);
         self.halted = false;

@@ -11,7 +11,7 @@ pub mod probe;
 
 use std::io;
 
-use ft_logging::types::Position;
+use ft_logging::types::{Position, VirtualTime};
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags};
 
 use super::{Access, Cpu, CpuError, CpuState, Exit, Target};
@@ -191,9 +191,19 @@ impl Cpu for KvmCpu {
         }
     }
 
+    fn slice(&self) -> Option<u64> {
+        None
+    }
+
     fn at_boundary(&self) -> bool {
         self.string.is_none() && !self.adrift
     }
+
+    /// Its guests see no time stamp counter (DET-4).
+    fn set_time(&mut self, _now: VirtualTime) {}
+
+    /// It stops at accesses only, and looks there.
+    fn expect_interrupt(&mut self, _pending: bool) {}
 
     fn takes_interrupts(&mut self) -> bool {
         self.at_boundary() && self.vcpu.takes_interrupts()
