@@ -719,9 +719,7 @@ impl Node {
         if let (Some(world), End::Stopped) = (self.world.take(), &end) {
             world.close().await;
         }
-        if let Some(recorder) = self.recorder.take() {
-            recorder.close();
-        }
+        self.recorder = None; // closes the log
         self.note_state();
         for answer in std::mem::take(&mut self.enders) {
             let response = match &end {

@@ -22,7 +22,8 @@ enum ToDisk {
     Token(Token),
 }
 
-/// The node's end of the thread.
+/// The node's end of the thread. Dropping it waits until the disk has everything; a log that got no
+/// entry, because the guest never ran, is taken away again.
 #[derive(Debug)]
 pub(super) struct Recorder {
     queue: Option<mpsc::Sender<ToDisk>>,
@@ -113,9 +114,10 @@ impl Recorder {
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
+}
 
-    /// Writes what is left and closes the log.
-    pub(super) fn close(mut self) {
+impl Drop for Recorder {
+    fn drop(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

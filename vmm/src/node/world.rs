@@ -104,6 +104,8 @@ impl World {
                 }
             }
         };
+        // Last, so that a network that is not there leaves no empty file behind.
+        let console = Console::open(console).await?;
         let (queue, orders) = mpsc::unbounded_channel();
         let task = Task {
             link,
