@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ft_logging::initial::{Configuration, InitialState};
-use ft_logging::message::{Hello, Message, Signal};
+use ft_logging::message::{Hello, Message, Rejection, Signal};
 use ft_logging::protocol::{
     Answer, Backup, BackupState, Effect, Finish, Halt, Limits, Now, Primary, PrimaryState, Probe,
     RequestId, Timing, Wish,
@@ -226,11 +226,7 @@ impl Node {
                 )))
             }
         };
-        tokio::spawn(accept(
-            listener,
-            events.clone(),
-            matches!(role, Role::Primary(_)),
-        ));
+        tokio::spawn(accept(listener, events.clone()));
         let _ = notices.send(Notice::Listening(listen));
         Ok(Node {
             config,
@@ -446,10 +442,14 @@ impl Node {
     }
 
     fn handle_hello(&mut self, now: Now, (mut peer, hello): (Peer, Hello)) {
-        let Role::Primary(primary) = &mut self.role else {
-            return;
+        let welcome = match &mut self.role {
+            Role::Primary(primary) => primary.handle_hello(now, &hello),
+            Role::Backup(_) => Err(Rejection::Busy(
+                "is a backup itself; let --primary name the address where the primary listens"
+                    .to_owned(),
+            )),
         };
-        match primary.handle_hello(now, &hello) {
+        match welcome {
             Ok(()) => {
                 self.peer_probe = hello
                     .probe

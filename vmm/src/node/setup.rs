@@ -126,8 +126,8 @@ pub(super) fn member(incarnation: Incarnation, node: &str, address: &str) -> Opt
     })
 }
 
-/// Takes connections. Those of a backup's probe, and those to a backup, say nothing.
-pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>, greets: bool) {
+/// Takes connections. Those of a probe say nothing.
+pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>) {
     let greetings = Arc::new(tokio::sync::Semaphore::new(MAX_GREETINGS));
     loop {
         let stream = match listener.accept().await {
@@ -142,9 +142,6 @@ pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>, g
         let Ok(permit) = greetings.clone().try_acquire_owned() else {
             continue;
         };
-        if !greets {
-            continue;
-        }
         let events = events.clone();
         tokio::spawn(async move {
             let _permit = permit;
