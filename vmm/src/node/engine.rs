@@ -25,6 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::arbiter::{Arbiter, Asker};
 use super::control::ControlSocket;
+use super::failpoint::{Failpoint, Fuse};
 use super::peer::{self, Peer, PeerError};
 use super::recorder::Recorder;
 use super::setup::{
@@ -94,6 +95,8 @@ pub struct NodeConfig {
     pub log: Option<(PathBuf, Options)>,
     /// The control socket.
     pub control: PathBuf,
+    /// Where the node dies, in tests.
+    pub fuse: Fuse,
 }
 
 /// What a node tells whoever started it, as it happens.
@@ -183,7 +186,7 @@ impl Node {
         );
         let started = Instant::now();
         let now = Now(0);
-        let arbiter = Arbiter::start(config.arbiter.clone(), events.clone());
+        let arbiter = Arbiter::start(config.arbiter.clone(), events.clone(), config.fuse.clone());
         let mut life = None;
         let (mut vcpu, mut reports, mut world, mut recorder) = (None, None, None, None);
         let mut peer_probe = None;
@@ -667,6 +670,7 @@ impl Node {
                 }
             }
             Effect::GoLive(token) => {
+                self.config.fuse.reach(Failpoint::BeforeLive);
                 if let Some(recorder) = &self.recorder {
                     recorder.set_token(token);
                 }

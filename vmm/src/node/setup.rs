@@ -90,7 +90,8 @@ pub(super) async fn open_world(
         mac: config.mac,
     };
     let (net, console) = (config.net.clone(), config.console.clone());
-    World::open(net, console, speaker, vcpu.clone(), events.clone()).await
+    let (vcpu, events, fuse) = (vcpu.clone(), events.clone(), config.fuse.clone());
+    World::open(net, console, speaker, vcpu, events, fuse).await
 }
 
 /// Begins the log on disk, if one is wanted.
