@@ -18,7 +18,7 @@ use super::amount::Keep;
 use super::output::json_line;
 use crate::machine::{BootImages, boot};
 use crate::node::{
-    ConsoleSink, End, LogConfig, NetLink, Node, NodeConfig, NodeState, Notice, RoleConfig,
+    ConsoleSink, End, Fuse, LogConfig, NetLink, Node, NodeConfig, NodeState, Notice, RoleConfig,
 };
 
 /// What both roles are told; a pair must be told the same.
@@ -91,6 +91,9 @@ struct NodeArgs {
     /// This node's name for people.
     #[arg(long, value_name = "TEXT")]
     node: Option<String>,
+    /// For tests: the node dies at this point.
+    #[arg(long, value_name = "NAME[:N]", hide = true)]
+    failpoint: Option<Fuse>,
     /// Say what happens as JSON lines on standard output. The console then goes nowhere, unless to
     /// a file.
     #[arg(long)]
@@ -279,6 +282,7 @@ impl NodeArgs {
                 .control
                 .clone()
                 .unwrap_or_else(|| super::output::control_socket(self.name.as_str(), role_name)),
+            fuse: self.failpoint.clone().unwrap_or_default(),
         })
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ft_logging::initial::{Configuration, InitialState};
-use ft_logging::message::{Hello, Message, Signal};
+use ft_logging::message::{Hello, Message, Rejection, Signal};
 use ft_logging::protocol::{
     Answer, Backup, BackupState, Effect, Finish, Halt, Limits, Now, Primary, PrimaryState, Probe,
     RequestId, Timing, Wish,
@@ -24,6 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::arbiter::{Arbiter, Asker};
 use super::control::ControlSocket;
+use super::failpoint::{Failpoint, Fuse};
 use super::peer::{self, Peer, PeerError};
 use super::recorder::{LogConfig, Recorder};
 use super::setup::{
@@ -97,6 +98,8 @@ pub struct NodeConfig {
     pub log: Option<LogConfig>,
     /// The control socket.
     pub control: PathBuf,
+    /// Where the node dies, in tests.
+    pub fuse: Fuse,
 }
 
 /// What a node tells whoever started it, as it happens.
@@ -186,7 +189,7 @@ impl Node {
         );
         let started = Instant::now();
         let now = Now(0);
-        let arbiter = Arbiter::start(config.arbiter.clone(), events.clone());
+        let arbiter = Arbiter::start(config.arbiter.clone(), events.clone(), config.fuse.clone());
         let mut life = None;
         let (mut vcpu, mut reports, mut world, mut recorder) = (None, None, None, None);
         let mut peer_probe = None;
@@ -229,11 +232,7 @@ impl Node {
                 )))
             }
         };
-        tokio::spawn(accept(
-            listener,
-            events.clone(),
-            matches!(role, Role::Primary(_)),
-        ));
+        tokio::spawn(accept(listener, events.clone()));
         let _ = notices.send(Notice::Listening(listen));
         Ok(Node {
             config,
@@ -482,10 +481,14 @@ impl Node {
     }
 
     fn handle_hello(&mut self, now: Now, (mut peer, hello): (Peer, Hello)) {
-        let Role::Primary(primary) = &mut self.role else {
-            return;
+        let welcome = match &mut self.role {
+            Role::Primary(primary) => primary.handle_hello(now, &hello),
+            Role::Backup(_) => Err(Rejection::Busy(
+                "is a backup itself; let --primary name the address where the primary listens"
+                    .to_owned(),
+            )),
         };
-        match primary.handle_hello(now, &hello) {
+        match welcome {
             Ok(()) => {
                 self.peer_probe = hello
                     .probe
@@ -706,6 +709,7 @@ impl Node {
                 }
             }
             Effect::GoLive(token) => {
+                self.config.fuse.reach(Failpoint::BeforeLive);
                 if let Some(recorder) = &self.recorder {
                     recorder.set_token(token);
                 }
@@ -758,9 +762,7 @@ impl Node {
         if let (Some(world), End::Stopped) = (self.world.take(), &end) {
             world.close().await;
         }
-        if let Some(recorder) = self.recorder.take() {
-            recorder.close();
-        }
+        self.recorder = None; // closes the log
         self.note_state();
         for answer in std::mem::take(&mut self.enders) {
             let response = match &end {

@@ -66,7 +66,8 @@ struct Shared {
     stopped: AtomicBool,
 }
 
-/// The node's end of the thread.
+/// The node's end of the thread. Dropping it waits until the disk has everything; a log that got no
+/// entry, because the guest never ran, is taken away again.
 #[derive(Debug)]
 pub(super) struct Recorder {
     config: LogConfig,
@@ -148,9 +149,10 @@ impl Recorder {
             free_bytes: free.map(|disk| disk.blocks_available() * disk.fragment_size()),
         }
     }
+}
 
-    /// Writes what is left and closes the log.
-    pub(super) fn close(mut self) {
+impl Drop for Recorder {
+    fn drop(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
