@@ -22,7 +22,7 @@ use super::build;
 use super::error::ImageError;
 use super::job::{Job, Scratch, remove_dir};
 use super::packages::{self, Package};
-use super::recipe::{RECIPES, Recipe, by_name};
+use super::recipe::{self, RECIPES, Recipe, by_name};
 
 /// The version of [`Manifest`].
 pub(super) const FORMAT: u32 = 1;
@@ -307,8 +307,7 @@ impl Cache {
     /// Removes what killed builds left behind, and images that no name leads to.
     fn clean(&self) -> Result<(), ImageError> {
         let io = || ImageError::io("reading", &self.root);
-        let linked: Vec<PathBuf> = RECIPES
-            .iter()
+        let linked: Vec<PathBuf> = recipe::all()
             .filter_map(|recipe| fs::read_link(self.root.join(recipe.name)).ok())
             .collect();
         for entry in fs::read_dir(&self.root).map_err(io())? {

@@ -29,4 +29,4 @@ pub use cache::{BuildOptions, Built, Cache, Image, ImageFile, Manifest};
 pub use error::ImageError;
 pub use job::Job;
 pub use packages::Package;
-pub use recipe::{RECIPES, Recipe, by_name};
+pub use recipe::{KVM_HOST, RECIPES, Recipe, by_name};

@@ -79,7 +79,7 @@ macro_rules! command_line {
     };
 }
 
-/// The images that ftvm can make.
+/// The images that ftvm can make for people.
 pub const RECIPES: [Recipe; 3] = [
     Recipe {
         name: "busybox",
@@ -237,9 +237,29 @@ pub const RECIPES: [Recipe; 3] = [
     },
 ];
 
+/// No guest but a host: Linux with a KVM that works where the processor is AMD's, or QEMU's emulation
+/// of it. The tests boot it; it is not listed to people.
+pub const KVM_HOST: Recipe = Recipe {
+    name: "kvm-host",
+    about: "Debian's kernel with KVM, and a shell prompt on the serial console",
+    memory_mib: 2048,
+    command_line: "console=ttyS0 loglevel=1 panic=-1 mitigations=off",
+    wanted: RECIPES[0].wanted,
+    modules: &["button", "evdev", "kvm_amd"],
+    contents: RECIPES[0].contents,
+    files: RECIPES[0].files,
+    disk: None,
+};
+
+/// All recipes, listed or not.
+pub(super) fn all() -> impl Iterator<Item = &'static Recipe> {
+    static LISTED: [Recipe; 3] = RECIPES;
+    static UNLISTED: [Recipe; 1] = [KVM_HOST];
+    LISTED.iter().chain(&UNLISTED)
+}
+
 /// The recipe called `name`.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static Recipe> {
-    static ALL: [Recipe; 3] = RECIPES;
-    ALL.iter().find(|recipe| recipe.name == name)
+    all().find(|recipe| recipe.name == name)
 }

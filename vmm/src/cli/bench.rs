@@ -29,6 +29,7 @@ use clap::{Args, ValueEnum};
 
 use self::figures::{Faults, Figures, Host, Settings};
 use self::scene::Progress;
+use super::cpu::CpuChoice;
 use super::output::json_line;
 use super::text::print;
 
@@ -64,6 +65,9 @@ pub(super) struct BenchArgs {
     /// A peer that is silent for this long is suspected, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     detect: u64,
+    /// The CPU that runs the guest.
+    #[arg(long, value_enum, value_name = "CPU", default_value_t)]
+    cpu: CpuChoice,
     /// Only this part.
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
@@ -116,6 +120,7 @@ impl Plan {
                 claims: pick(500.0, 20.0) as u32,
                 clients: args.clients.into(),
                 detect_ms: args.detect,
+                cpu: args.cpu.backend(),
             },
             only: args.only,
         }

@@ -14,9 +14,11 @@ use serde::Serialize;
 
 use self::report::{Figures, Report};
 use self::view::{Paint, View};
+use super::cpu::CpuChoice;
 use super::output::json_line;
 use super::stage::process::Who;
 use super::stage::{Setting, Stage};
+use crate::cpu::Backend;
 
 /// How long the second run's load lasts at most, in seconds.
 const SECOND_RUN_S: f64 = 4.0;
@@ -56,6 +58,9 @@ pub(super) struct DemoArgs {
     /// The embedded guest. The clients need a key-value server.
     #[arg(long, value_name = "GUEST", default_value = "kv")]
     guest: String,
+    /// The CPU that runs the guest.
+    #[arg(long, value_enum, value_name = "CPU", default_value_t)]
+    cpu: CpuChoice,
     /// A peer that is silent for this long is suspected, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     detect: u64,
@@ -128,6 +133,7 @@ struct Plan {
     keep: bool,
     port: u16,
     guest: String,
+    cpu: Backend,
     detect_ms: u64,
 }
 
@@ -136,6 +142,7 @@ impl Plan {
         Setting {
             name: "demo",
             guest: self.guest.clone(),
+            cpu: self.cpu,
             protected: true,
             arbiter: None,
             detect_ms: self.detect_ms,
@@ -159,6 +166,7 @@ pub(super) fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         keep: args.keep,
         port: args.port,
         guest: args.guest,
+        cpu: args.cpu.backend(),
         detect_ms: args.detect,
     };
     // Where the guest's port does not move the gateway has nothing to repeat.

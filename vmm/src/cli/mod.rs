@@ -8,6 +8,7 @@ mod arbiter;
 mod bench;
 mod config;
 mod control;
+mod cpu;
 mod demo;
 mod doctor;
 mod gateway;

@@ -15,6 +15,7 @@ use test_and_set::{ClientConfig, Server, ServerHandle};
 use tokio::sync::mpsc;
 
 use super::amount::Keep;
+use super::cpu::CpuChoice;
 use super::output::json_line;
 use crate::machine::{BootImages, boot};
 use crate::node::{
@@ -47,6 +48,9 @@ struct NodeArgs {
         hide_default_value = true
     )]
     append: String,
+    /// The CPU that runs the guest.
+    #[arg(long, value_enum, value_name = "CPU", default_value_t)]
+    cpu: CpuChoice,
     /// RAM in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     memory: u32,
@@ -266,6 +270,7 @@ impl NodeArgs {
                 .unwrap_or_else(|| format!("{}-{role_name}", host_name())),
             role,
             images: self.images()?,
+            cpu: self.cpu.backend(),
             memory_mib: self.memory,
             mac: self.mac.0,
             arbiter: client,

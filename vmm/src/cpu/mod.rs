@@ -78,6 +78,22 @@ pub trait Cpu {
     fn take_dirty(&mut self, dirty: &mut Vec<u64>) -> Result<(), CpuError>;
 }
 
+/// The CPU backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// [`kvm`]: the host's CPU.
+    Kvm,
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Backend::Kvm => "kvm",
+        })
+    }
+}
+
 /// Why the CPU stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {

@@ -34,7 +34,7 @@ use super::status::Stats;
 use super::vcpu::{FromVcpu, Start, Vcpu};
 use super::world::World;
 use super::{ConsoleSink, ControlRequest, ControlResponse, Event, NetLink, NodeState};
-use crate::cpu::kvm::host;
+use crate::cpu::Backend;
 use crate::determinism::{Order, Report};
 use crate::machine::{BootImages, Stop};
 
@@ -80,6 +80,8 @@ pub struct NodeConfig {
     pub role: RoleConfig,
     /// What the guest boots.
     pub images: BootImages,
+    /// The CPU that runs it.
+    pub cpu: Backend,
     /// RAM in MiB.
     pub memory_mib: u32,
     /// The network device's address.
@@ -175,8 +177,7 @@ impl Node {
         config: NodeConfig,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> anyhow::Result<Self> {
-        let kvm = host::open()?;
-        let configuration = configuration(&config, &kvm)?;
+        let configuration = configuration(&config)?;
         let listener = peer::bind(config.listen)?;
         let listen = listener.local_addr()?;
         let (events, inbox) = mpsc::channel(EVENTS);

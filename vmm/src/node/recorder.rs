@@ -317,7 +317,7 @@ mod tests {
         // More changes nothing, and is not told of again.
         recorder.append(frame(index + 1));
         assert_eq!(recorder.space().bytes, space.bytes);
-        recorder.close();
+        drop(recorder);
         assert!(warnings.blocking_recv().is_none());
         let log = Log::open(&dir.path().join("log")).expect("a log");
         let entries: Vec<_> = log.reader().expect("readable").collect();
@@ -334,7 +334,7 @@ mod tests {
         let said = warning(&mut warnings);
         assert!(said.contains("bound of 0 s before entry 1"), "{said}");
         assert!(!recorder.space().recording);
-        recorder.close();
+        drop(recorder);
     }
 
     #[test]
@@ -350,7 +350,7 @@ mod tests {
         assert!(warning(&mut warnings).contains("too slow"));
         recorder.append(frame(2));
         assert!(!recorder.space().recording);
-        recorder.close();
+        drop(recorder);
         assert!(warnings.blocking_recv().is_none(), "it is said once");
     }
 }

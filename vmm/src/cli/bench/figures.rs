@@ -1,5 +1,6 @@
 //! The figures of a run, as values; `--json` prints them as they are.
 
+use crate::cpu::Backend;
 use ft_logging::inspect::KindStats;
 use serde::Serialize;
 
@@ -99,6 +100,7 @@ pub(super) struct Settings {
     pub(super) claims: u32,
     pub(super) clients: usize,
     pub(super) detect_ms: u64,
+    pub(super) cpu: Backend,
 }
 
 /// What no run should find.

@@ -72,6 +72,7 @@ fn setting(settings: &Settings, cast: Cast, beside: Option<ClientConfig>) -> Set
     Setting {
         name: if beside.is_some() { "beside" } else { "bench" },
         guest: "kv".to_owned(),
+        cpu: settings.cpu,
         protected: cast.protected,
         arbiter: beside,
         detect_ms: settings.detect_ms,

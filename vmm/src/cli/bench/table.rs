@@ -263,6 +263,7 @@ fn median_worst(spread: &Spread) -> String {
 mod tests {
     use super::super::figures::{Claims, Host, Settings};
     use super::*;
+    use crate::cpu::Backend;
 
     fn example() -> Figures {
         let host = Host {
@@ -280,6 +281,7 @@ mod tests {
             claims: 4,
             clients: 8,
             detect_ms: 500,
+            cpu: Backend::Kvm,
         };
         let mut figures = Figures::new(host, settings);
         figures.claims = Some(Claims {

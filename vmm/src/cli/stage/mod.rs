@@ -30,6 +30,7 @@ use self::client::{ClientError, Connection};
 use self::process::{Happening, Process, Said, What, Who};
 use self::proxy::Proxy;
 use self::resp::Reply;
+use crate::cpu::Backend;
 use crate::node::NodeState;
 
 /// How long a process may take to listen.
@@ -57,6 +58,8 @@ pub(in crate::cli) struct Setting {
     pub(in crate::cli) name: &'static str,
     /// The embedded guest.
     pub(in crate::cli) guest: String,
+    /// The CPU that runs it.
+    pub(in crate::cli) cpu: Backend,
     /// Whether there is a backup.
     pub(in crate::cli) protected: bool,
     /// The arbiter's servers on another stage; without them three are started here.
@@ -405,6 +408,7 @@ impl Stage {
         let control = self.control(who).display().to_string();
         let mut arguments: Vec<String> = words([role, "--json", "--name", name])
             .chain(words(["--node", &who.stem(), "--guest", guest]))
+            .chain(words(["--cpu", &self.setting.cpu.to_string()]))
             .chain(words(["--console", &console, "--control", &control]))
             .chain(words(["--net", &format!("gateway={}", self.gateway())]))
             .chain(words(["--detect", &self.setting.detect_ms.to_string()]))
