@@ -12,6 +12,7 @@ mod cpu;
 mod demo;
 mod doctor;
 mod gateway;
+mod image;
 mod log;
 mod node;
 mod nodes;
@@ -54,6 +55,8 @@ enum Command {
     Arbiter(arbiter::ArbiterArgs),
     /// The guest's user-mode network: a switch with host port forwards.
     Gateway(gateway::GatewayArgs),
+    /// Linux guests from Debian's packages: build, list, show, remove.
+    Image(image::ImageArgs),
     /// How this host's nodes are: protected or not, why, and what to do.
     Status(status::StatusArgs),
     /// Ask something of a running VM: pause, power button, failover, ...
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Backup(args) => node::backup(args),
         Command::Arbiter(args) => arbiter::arbiter(args),
         Command::Gateway(args) => gateway::gateway(args),
+        Command::Image(args) => image::image(args),
         Command::Status(args) => status::status(args),
         Command::Control(args) => control::control(args),
         Command::Recover(args) => control::recover(args),
