@@ -97,7 +97,7 @@ impl SoftCpu {
             let block = self.cache.block(number);
             let position = self.core.position + block.instructions;
             if position > end {
-                if position > limit {
+                if position > limit && self.core.position < limit {
                     self.run_part(limit);
                 }
                 return;
@@ -120,6 +120,9 @@ impl SoftCpu {
                         self.settle();
                         return;
                     }
+                    if self.core.position >= end {
+                        return;
+                    }
                     match self.enter() {
                         Some(found) => number = found,
                         None => return,
@@ -131,6 +134,11 @@ impl SoftCpu {
             self.core.position = position;
             self.cache.note_executed(start);
             number = if linked == NO_BLOCK {
+                // Beyond the end nothing may be looked up: that could fault, or set a page
+                // table's accessed bit.
+                if position >= end {
+                    return;
+                }
                 match self.enter_and_link(number, way, start) {
                     Some(found) => found,
                     None => return,

@@ -110,6 +110,7 @@ pub(crate) fn kernel_state() -> State {
         fxsave,
         interrupt_shadow: false,
         answers: Vec::new(),
+        posted: Vec::new(),
     }
 }
 
