@@ -297,7 +297,7 @@ fn a_stack_that_is_nowhere_ends_in_a_triple_fault() {
     let mut cpu = machine(
         4 << 20,
         &assemble(|a| {
-            a.mov(rsp, 0x4000_0000u64)?;
+            a.mov(rsp, 0x5000_0000u64)?;
             a.push(rax)
         }),
     );
@@ -311,7 +311,7 @@ fn a_stack_table_saves_the_double_fault_handler() {
     let mut cpu = machine(
         4 << 20,
         &assemble(|a| {
-            a.mov(rsp, 0x4000_0000u64)?;
+            a.mov(rsp, 0x5000_0000u64)?;
             a.push(rax)
         }),
     );
@@ -319,7 +319,7 @@ fn a_stack_table_saves_the_double_fault_handler() {
     cpu.restore(&lab::kernel_state(), 0);
     assert_eq!(run_to_halt(&mut cpu), Some(8));
     assert_eq!(cpu.state().general[4], lab::IST_STACK - 48);
-    assert_eq!(frame(&cpu, true).rsp, 0x4000_0000);
+    assert_eq!(frame(&cpu, true).rsp, 0x5000_0000);
 }
 
 #[test]
