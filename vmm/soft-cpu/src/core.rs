@@ -93,8 +93,6 @@ pub(crate) struct Core {
     pub(crate) system_flags: u64,
     /// The instruction pointer, at the borders of blocks.
     pub(crate) rip: u64,
-    /// The half of the TLB that accesses go to: 0 for the kernel's.
-    pub(crate) user: usize,
     /// Something happened that the block must be left for: a posted write, translated code was
     /// overwritten.
     pub(crate) attention: bool,
@@ -170,7 +168,6 @@ impl Core {
             flags: Flags::from_bits(0),
             system_flags: flags::FIXED,
             rip: 0,
-            user: 0,
             attention: false,
             checks_alignment: false,
             cpl: 0,
@@ -363,7 +360,7 @@ impl Core {
         } else {
             0xFFFF
         };
-        self.user = Tlb::half(self.cpl == 3);
+        self.tlb.select(self.cpl == 3);
         let checks = self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.system_flags & flags::AC != 0;
         if checks && !self.checks_alignment {
             // Closes the fast way.

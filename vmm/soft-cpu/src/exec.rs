@@ -111,10 +111,19 @@ impl SoftCpu {
                     0
                 }
                 Leave::Branch => 1,
-                Leave::Indirect => 2,
+                Leave::Indirect => {
+                    self.core.position = position;
+                    if position >= end {
+                        return;
+                    }
+                    match self.enter() {
+                        Some(found) => number = found,
+                        None => return,
+                    }
+                    continue;
+                }
                 Leave::After | Leave::Recheck | Leave::Fault => {
                     let (instructions, bytes) = (block.instructions, block.bytes);
-                    self.cache.note_executed(start);
                     self.left(leave, instructions, bytes);
                     if leave != Leave::After || self.core.attention {
                         self.settle();
@@ -130,9 +139,8 @@ impl SoftCpu {
                     continue;
                 }
             };
-            let linked = block.links.get(way).copied().unwrap_or(NO_BLOCK);
             self.core.position = position;
-            self.cache.note_executed(start);
+            let linked = block.links[way];
             number = if linked == NO_BLOCK {
                 // Beyond the end nothing may be looked up: that could fault, or set a page
                 // table's accessed bit.
@@ -156,8 +164,7 @@ impl SoftCpu {
         let generation = self.cache.generation();
         let found = self.enter()?;
         let same_page = (start ^ self.core.rip) & !(PAGE - 1) == 0;
-        if way < 2
-            && same_page
+        if same_page
             && !across
             && self.core.code_size == CodeSize::Long
             && self.cache.generation() == generation
@@ -184,7 +191,6 @@ impl SoftCpu {
     /// Runs a block once. True if its instructions retired.
     fn run_uncached(&mut self, block: &Block) -> bool {
         self.core.regs[usize::from(START)] = self.core.rip;
-        self.cache.note_executed(self.core.rip);
         let leave = next(&mut self.core, &block.ops);
         self.left(leave, block.instructions, block.bytes)
     }
@@ -229,6 +235,7 @@ impl SoftCpu {
     #[inline(always)]
     fn enter(&mut self) -> Option<u32> {
         let physical = self.fetch()?;
+        self.cache.note_entered(self.core.rip);
         match self.cache.find(physical, self.core.code_size) {
             Some(found) if self.cache.block(found).second_page.is_none() => Some(found),
             found => self.enter_slowly(physical, found),

@@ -212,9 +212,10 @@ impl SoftCpu {
         self.settle();
     }
 
-    /// Up to 20 addresses of blocks executed last, the latest first, for a report.
+    /// Up to 20 addresses where execution went lately by calls, returns and jumps to other pages, the
+    /// latest first, for a report.
     #[must_use]
-    pub fn recent_blocks(&self) -> Vec<u64> {
+    pub fn recent_branches(&self) -> Vec<u64> {
         self.cache.recent()
     }
 

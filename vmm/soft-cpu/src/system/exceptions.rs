@@ -10,7 +10,6 @@ use crate::decode::Lowering;
 use crate::fault::{Fault, vector};
 use crate::flags::{IF, NT, RF, TF};
 use crate::memory::paging::is_canonical;
-use crate::memory::tlb::Tlb;
 use crate::op::Op;
 use crate::state::Segment;
 
@@ -245,11 +244,11 @@ impl Core {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         // The handler's rights count, not those of the program that it interrupts.
-        let (user, aligned) = (self.user, self.checks_alignment);
-        self.user = Tlb::half(level == 3);
-        self.checks_alignment = false;
+        let user = self.tlb.select(level == 3);
+        let aligned = std::mem::replace(&mut self.checks_alignment, false);
         let stored = self.store_bytes(stack, &bytes[..8 * frame.len()]);
-        (self.user, self.checks_alignment) = (user, aligned);
+        self.tlb.select(user);
+        self.checks_alignment = aligned;
         match stored {
             Err(Fault::NonCanonical) => Err(Fault::STACK),
             stored => stored.map(|()| stack),
