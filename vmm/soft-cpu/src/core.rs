@@ -118,6 +118,10 @@ pub(crate) struct Core {
     pub(crate) fault_address: u64,
     /// At this position, interrupts are held off by STI or a load of SS.
     pub(crate) shadow_at: Option<u64>,
+    /// A breakpoint is enabled in DR7.
+    pub(crate) has_breakpoints: bool,
+    /// The bits in DR6 of the data breakpoints that the current instruction has met.
+    pub(crate) breakpoints_met: u64,
     /// HLT was executed.
     pub(crate) halted: bool,
     /// The machine has stopped for good.
@@ -180,6 +184,8 @@ impl Core {
             fault_through_stack: false,
             fault_address: 0,
             shadow_at: None,
+            has_breakpoints: false,
+            breakpoints_met: 0,
             halted: false,
             triple_fault: false,
             tlb: Tlb::new(),

@@ -49,7 +49,9 @@ impl SoftCpu {
                 // Held off for one instruction.
                 end = self.core.position + 1;
             }
-            if self.core.system_flags & TF != 0 || !self.core.devices.answers.is_empty() {
+            let core = &self.core;
+            let singly = core.system_flags & TF != 0 || core.has_breakpoints;
+            if singly || !core.devices.answers.is_empty() {
                 self.step();
             } else {
                 self.core.limit = end;
@@ -75,14 +77,17 @@ impl SoftCpu {
     /// Carries out one instruction, or one iteration of it, by a block of its own.
     fn step(&mut self) {
         let trap = self.core.system_flags & TF != 0;
+        if self.core.devices.answers.is_empty() && self.core.meets_breakpoint() {
+            return;
+        }
+        self.core.breakpoints_met = 0;
         self.core.limit = self.core.position + 1;
         self.core.devices.used = 0;
         if let Some(block) = self.fetch().and_then(|physical| self.decode(physical, 1))
             && self.run_uncached(&block)
-            && trap
             && !self.core.triple_fault
         {
-            self.core.single_step_trap();
+            self.core.trap_behind(trap);
         }
         self.settle();
     }

@@ -142,7 +142,7 @@ impl Core {
     /// Reads 16 bytes as most SSE instructions do: #GP(0) if they are not aligned.
     #[inline(always)]
     pub(crate) fn load_16_aligned(&mut self, address: u64) -> Result<u128, Fault> {
-        if address % 16 != 0 {
+        if !address.is_multiple_of(16) {
             return Err(Fault::PROTECTION);
         }
         self.load_16(address)
@@ -151,7 +151,7 @@ impl Core {
     /// Writes 16 bytes: #GP(0) if they are not aligned.
     #[inline(always)]
     pub(crate) fn store_16_aligned(&mut self, address: u64, value: u128) -> Result<(), Fault> {
-        if address % 16 != 0 {
+        if !address.is_multiple_of(16) {
             return Err(Fault::PROTECTION);
         }
         self.store_16(address, value)
@@ -173,6 +173,7 @@ impl Core {
     /// Reads any number of bytes.
     pub(crate) fn load_bytes(&mut self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
         self.check_alignment(address, into.len())?;
+        self.compare_access(address, into.len(), false);
         for (at, _, _) in parts(address, into.len()) {
             self.translate(at, Purpose::Read)?;
         }
@@ -189,6 +190,7 @@ impl Core {
     /// Writes any number of bytes.
     pub(crate) fn store_bytes(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
         self.check_alignment(address, bytes.len())?;
+        self.compare_access(address, bytes.len(), true);
         self.probe_write(address, bytes.len())?;
         for (at, offset, len) in parts(address, bytes.len()) {
             let physical = self.translate(at, Purpose::Write)?;

@@ -64,6 +64,7 @@ impl Core {
         }
         let Walk { page, rights } = self.walk(address, purpose)?;
         if !self.checks_alignment
+            && !self.is_watched(address)
             && let Some(host) = self.ram.page(page)
         {
             self.tlb.insert(address, (page, host), rights);
@@ -160,8 +161,7 @@ impl Core {
             return Err(self.page_fault(address, fault_code | code::PROTECTION));
         }
         let dirty = if purpose == Purpose::Write { DIRTY } else { 0 };
-        for above in level..4 {
-            let (at, entry) = entries[above];
+        for (above, (at, entry)) in entries.into_iter().enumerate().skip(level) {
             let wanted = entry | ACCESSED | if above == level { dirty } else { 0 };
             if wanted != entry {
                 self.write_physical(at, &wanted.to_le_bytes());

@@ -16,9 +16,6 @@ use crate::state::Segment;
 use super::segments::{access, dpl, is_code, is_null, is_present, null_segment};
 use super::system;
 
-/// DR6: a single step was executed.
-const DR6_STEP: u64 = 1 << 14;
-
 /// Error code bits: the event came from outside the program; the selector is an IDT vector.
 const EXTERNAL: u16 = 1;
 const IN_IDT: u16 = 2;
@@ -83,9 +80,8 @@ impl Core {
         });
     }
 
-    /// The trap behind an instruction that began with TF set.
-    pub(crate) fn single_step_trap(&mut self) {
-        self.debug[4] |= DR6_STEP;
+    /// Delivers #DB as a trap.
+    pub(super) fn debug_trap(&mut self) {
         self.deliver_or_escalate(Event {
             vector: vector::DB,
             error: None,

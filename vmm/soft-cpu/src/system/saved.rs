@@ -97,6 +97,8 @@ impl Core {
         self.checks_alignment = false;
         self.tlb.flush();
         self.fetch_tlb.flush();
+        self.update_breakpoints();
+        self.breakpoints_met = 0;
         self.update_modes();
     }
 
