@@ -37,7 +37,10 @@ fn main() {
 /// Time that this thread was on a processor, so that others on the machine do not count.
 fn cpu_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("this is Linux");
-    let nanoseconds = text.split(' ').next().and_then(|word| word.parse::<u64>().ok());
+    let nanoseconds = text
+        .split(' ')
+        .next()
+        .and_then(|word| word.parse::<u64>().ok());
     nanoseconds.expect("the first word is the time") as f64 / 1e9
 }
 
@@ -74,11 +77,7 @@ fn rounds(a: &mut CodeAssembler) -> Result<(), IcedError> {
 }
 
 fn hash_table(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    let (mut again, mut free, mut next) = (
-        a.create_label(),
-        a.create_label(),
-        a.create_label(),
-    );
+    let (mut again, mut free, mut next) = (a.create_label(), a.create_label(), a.create_label());
     a.mov(rsi, DATA)?;
     a.mov(r8, 0x9E37_79B9_7F4A_7C15u64)?;
     a.mov(ebp, 6_000_000)?;

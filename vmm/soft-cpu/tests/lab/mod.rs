@@ -110,6 +110,7 @@ pub(crate) fn kernel_state() -> State {
         fxsave,
         interrupt_shadow: false,
         answers: Vec::new(),
+        posted: Vec::new(),
     }
 }
 
@@ -159,6 +160,8 @@ pub(crate) fn machine(ram_bytes: u64, code: &[u8]) -> SoftCpu {
     }
     put_word(&mut cpu, TSS + 4, IST_STACK);
     put_word(&mut cpu, TSS + 0x24, IST_STACK);
+    // The I/O bitmap begins behind the TSS: no port is allowed.
+    put_word(&mut cpu, TSS + 0x60, 0x68 << 48);
     for vector in 0..256u64 {
         let stub = STUBS + vector * 16;
         set_gate(&mut cpu, vector as u8, stub, 0xEE, 0);
