@@ -32,6 +32,10 @@ const HEADER_BYTES: usize = 64;
 const X87_AND_SSE: u8 = 3;
 
 pub(super) fn to_neutral(state: &State) -> CpuState {
+    assert!(
+        state.answers.is_empty() && state.posted.is_empty(),
+        "amid an access"
+    );
     let [_, _, _, _, fs, gs] = state.segments;
     let mut msrs = vec![
         (TSC, state.tsc),
@@ -133,6 +137,7 @@ pub(super) fn from_neutral(state: &CpuState) -> Result<State, CpuError> {
         fxsave: *fxsave,
         interrupt_shadow: state.interrupt_shadow,
         answers: Vec::new(),
+        posted: Vec::new(),
     })
 }
 
@@ -225,6 +230,7 @@ mod tests {
             fxsave,
             interrupt_shadow: true,
             answers: Vec::new(),
+            posted: Vec::new(),
         })
     }
 

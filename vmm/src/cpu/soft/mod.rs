@@ -47,12 +47,6 @@ impl SoftCpu {
         }
     }
 
-    /// The addresses of up to 20 blocks of code that ran last, the latest first.
-    #[must_use]
-    pub fn recent_blocks(&self) -> Vec<u64> {
-        self.engine.recent_blocks()
-    }
-
     /// Tells the engine what devices and boot loader wrote: it may have translated code there.
     fn hear_of_writes(&mut self) {
         match tracker(&self.ram).take_fresh() {
