@@ -294,10 +294,9 @@ impl Task {
             ends: Some((sender, _)),
             ..
         } = &mut self.link
+            && let Err(error) = sender.announce(token, true).await
         {
-            if let Err(error) = sender.announce(token, true).await {
-                self.lost(&error.to_string()).await;
-            }
+            self.lost(&error.to_string()).await;
         }
         if announce {
             let now = Instant::now();
