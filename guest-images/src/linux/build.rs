@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::cache::{FORMAT, Manifest, measure, recipe_hash, write};
-use super::elf;
+use super::elf::{self, LinkNeeds};
 use super::error::ImageError;
 use super::job::{Job, Scratch};
 use super::packages::{self, PackageFile};
@@ -166,22 +166,31 @@ fn copy_with_libraries<'a>(
         let Some(Node::File { bytes, .. }) = from.get(&path) else {
             unreachable!("copying ends at a file");
         };
-        let needed = elf::needed_libraries(bytes).map_err(|error| ImageError::Elf {
+        let LinkNeeds {
+            interpreter,
+            libraries,
+        } = elf::link_needs(bytes).map_err(|error| ImageError::Elf {
             path: path.clone(),
             why: error.to_string(),
         })?;
-        for library in needed {
+        let lacks = |library: String| ImageError::Library {
+            program: path.clone(),
+            library,
+            packages: names.to_owned(),
+        };
+        if let Some(interpreter) = interpreter {
+            // The kernel wants it where the program says.
+            let found = from.copy_to(to, interpreter.trim_start_matches('/'));
+            found.ok_or_else(|| lacks(interpreter))?;
+        }
+        for library in libraries {
             if !seen.insert(library.clone()) {
                 continue;
             }
             let end = LIBRARY_DIRS
                 .iter()
                 .find_map(|dir| from.copy_to(to, &format!("{dir}/{library}")))
-                .ok_or_else(|| ImageError::Library {
-                    program: path.clone(),
-                    library,
-                    packages: names.to_owned(),
-                })?;
+                .ok_or_else(|| lacks(library))?;
             open.push(end);
         }
     }

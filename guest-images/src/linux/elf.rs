@@ -6,20 +6,28 @@ use object::{Endianness, StringTable};
 
 type Header = FileHeader64<Endianness>;
 
-/// The shared libraries and the program interpreter that a program or library names, by file name
-/// (`DT_NEEDED` and `PT_INTERP` of the System V ABI). Empty for a static program, and for a file
-/// that is no ELF file, a script say.
-pub(super) fn needed_libraries(file: &[u8]) -> Result<Vec<String>, object::read::Error> {
+/// What a program or library needs to be started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LinkNeeds {
+    /// The path of the program interpreter, the dynamic linker (`PT_INTERP`).
+    pub(super) interpreter: Option<String>,
+    /// The file names of shared libraries (`DT_NEEDED`).
+    pub(super) libraries: Vec<String>,
+}
+
+/// What a program or library needs. A static program needs nothing, and so does a file that is no
+/// ELF file, a script say.
+pub(super) fn link_needs(file: &[u8]) -> Result<LinkNeeds, object::read::Error> {
+    let mut needs = LinkNeeds::default();
     if !file.starts_with(&object::elf::ELFMAG) {
-        return Ok(Vec::new());
+        return Ok(needs);
     }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let header = Header::parse(file)?;
     let endian = header.endian()?;
-    let mut needed = Vec::new();
     for segment in header.program_headers(endian, file)? {
         if let Some(path) = segment.interpreter(endian, file)? {
-            let path = String::from_utf8_lossy(path).into_owned();
-            needed.extend(path.rsplit('/').next().map(str::to_owned));
+            needs.interpreter = Some(text(path));
         }
     }
     let sections = header.sections(endian, file)?;
@@ -27,12 +35,11 @@ pub(super) fn needed_libraries(file: &[u8]) -> Result<Vec<String>, object::read:
         let strings: StringTable<'_> = sections.strings(endian, file, link)?;
         for entry in entries {
             if entry.tag32(endian) == Some(DT_NEEDED) {
-                let name = entry.string(endian, strings)?;
-                needed.push(String::from_utf8_lossy(name).into_owned());
+                needs.libraries.push(text(entry.string(endian, strings)?));
             }
         }
     }
-    Ok(needed)
+    Ok(needs)
 }
 
 /// What a kernel module's `.modinfo` names.
@@ -77,24 +84,27 @@ mod tests {
 
     /// The test program itself is a dynamic one.
     #[test]
-    fn this_program_needs_libc_and_the_loader() {
+    fn this_program_needs_libc_and_the_dynamic_linker() {
         let program = std::env::current_exe().expect("a program");
-        let needed = needed_libraries(&std::fs::read(program).expect("readable")).expect("ELF");
-        for library in ["libc.so.6", "ld-linux-x86-64.so.2"] {
-            assert!(needed.iter().any(|name| name == library), "{needed:?}");
-        }
+        let needs = link_needs(&std::fs::read(program).expect("readable")).expect("ELF");
+        let linker = needs.interpreter.as_deref();
+        assert_eq!(linker, Some("/lib64/ld-linux-x86-64.so.2"));
+        assert!(
+            needs.libraries.contains(&"libc.so.6".to_owned()),
+            "{needs:?}"
+        );
     }
 
     #[test]
     fn a_static_program_needs_nothing_and_neither_does_a_script() {
-        assert_eq!(needed_libraries(crate::NOISE.elf), Ok(vec![]));
-        assert_eq!(needed_libraries(b"#!/bin/sh\n"), Ok(vec![]));
+        assert_eq!(link_needs(crate::NOISE.elf), Ok(LinkNeeds::default()));
+        assert_eq!(link_needs(b"#!/bin/sh\n"), Ok(LinkNeeds::default()));
     }
 
     #[test]
     fn damaged_files_are_errors() {
         let elf = crate::NOISE.elf;
-        assert!(needed_libraries(&elf[..60]).is_err());
+        assert!(link_needs(&elf[..60]).is_err());
         assert!(module_needs(b"\x7fELF").is_err());
         assert!(module_needs(b"").is_err());
     }

@@ -57,7 +57,11 @@ pub(super) struct Wanted<'a> {
 /// Whether a package that another depends on is taken as well: a library, or the kernel that a
 /// package without files stands for. Programs are what the recipe says, no more.
 fn follows(name: &str) -> bool {
-    name.starts_with("lib") || name.starts_with("linux-image-")
+    is_library(name) || name.starts_with("linux-image-")
+}
+
+fn is_library(name: &str) -> bool {
+    name.starts_with("lib") || name == "zlib1g"
 }
 
 /// Whether the package file called `name` is what the recipe calls `wanted`: there is one kernel
@@ -87,7 +91,7 @@ pub(super) fn from_directory(
         let shown = job.run(command.arg(&path), DPKG)?;
         let (name, version) = shown.trim().split_once(' ').unwrap_or((shown.trim(), ""));
         let is_wanted = |wanted: &&str| satisfies(name, wanted);
-        if !name.starts_with("lib") && !wanted.packages.iter().any(is_wanted) {
+        if !is_library(name) && !wanted.packages.iter().any(is_wanted) {
             continue;
         }
         let package = Package {
@@ -235,25 +239,31 @@ impl Apt {
             |package: &Package| sha256(&path(package)).ok().as_ref() != Some(&package.sha256);
         let open: Vec<&Stanza> = stanzas.iter().filter(|s| absent(&s.package)).collect();
         if !open.is_empty() {
+            let bytes: u64 = open.iter().map(|stanza| stanza.bytes).sum();
+            let count = open.len();
+            let mib = bytes.div_ceil(1 << 20);
+            job.step(&format!("fetching {count} packages ({mib} MiB)"))?;
             let scratch = Scratch::create(store.join("partial"))?;
-            for (at, stanza) in open.iter().enumerate() {
-                let Package { name, version, .. } = &stanza.package;
-                let kib = stanza.bytes.div_ceil(1024);
-                job.step(&format!(
-                    "fetching {name} {version} ({kib} KiB, {} of {})",
-                    at + 1,
-                    open.len()
-                ))?;
-                let mut command = self.command("apt-get");
-                command.args(["-q", "download", &format!("{name}={version}")]);
-                job.run(command.current_dir(scratch.path()), "apt")?;
-                let fetched = only_file(scratch.path())?;
+            let exact =
+                |Stanza { package, .. }: &&Stanza| format!("{}={}", package.name, package.version);
+            let mut command = self.command("apt-get");
+            command
+                .args(["-q", "download"])
+                .args(open.iter().map(exact));
+            job.run(command.current_dir(scratch.path()), "apt")?;
+            for stanza in open {
+                let Package {
+                    name,
+                    version,
+                    sha256: expected,
+                } = &stanza.package;
+                let fetched = fetched_file(scratch.path(), name)?;
                 let found = sha256(&fetched)?;
-                if found != stanza.package.sha256 {
+                if found != *expected {
                     return Err(ImageError::Hash {
                         file: fetched,
                         version: version.clone(),
-                        expected: stanza.package.sha256.clone(),
+                        expected: expected.clone(),
                         found,
                     });
                 }
@@ -282,16 +292,18 @@ fn file_name(package: &Package) -> String {
     format!("{}_{version}.{EXTENSION}", package.name)
 }
 
-fn only_file(dir: &Path) -> Result<PathBuf, ImageError> {
+/// The file of package `name` that apt-get put into `dir`: `NAME_VERSION_ARCHITECTURE.deb`.
+fn fetched_file(dir: &Path, name: &str) -> Result<PathBuf, ImageError> {
     let io = || ImageError::io("reading", dir);
-    let entry = fs::read_dir(dir).map_err(io())?.next();
-    let none = || {
-        io()(io::Error::new(
-            io::ErrorKind::NotFound,
-            "apt-get left no file",
-        ))
-    };
-    Ok(entry.ok_or_else(none)?.map_err(io())?.path())
+    let start = format!("{name}_");
+    for entry in fs::read_dir(dir).map_err(io())? {
+        let entry = entry.map_err(io())?;
+        if entry.file_name().to_string_lossy().starts_with(&start) {
+            return Ok(entry.path());
+        }
+    }
+    let none = format!("apt-get left no file of {name}");
+    Err(io()(io::Error::new(io::ErrorKind::NotFound, none)))
 }
 
 /// Reads one stanza of a package list (Debian Policy, section 5.1). Of alternatives the first
@@ -374,6 +386,7 @@ mod tests {
     fn libraries_and_kernels_are_followed_and_programs_are_not() {
         for (name, expected) in [
             ("libc6", true),
+            ("zlib1g", true),
             ("linux-image-6.1.0-50-cloud-amd64", true),
             ("adduser", false),
             ("perl", false),

@@ -231,7 +231,7 @@ pub const RECIPES: [Recipe; 3] = [
             text("etc/group", "root:x:0:\ntty:x:5:\ndisk:x:6:\n"),
             text("etc/hostname", "debian\n"),
             text("etc/hosts", "127.0.0.1 localhost\n10.0.2.15 debian\n"),
-            text("root/.profile", include_str!("files/debian/profile")),
+            text("etc/profile", include_str!("files/debian/profile")),
         ],
         disk: None,
     },

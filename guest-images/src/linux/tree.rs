@@ -118,14 +118,6 @@ impl Tree {
         })
     }
 
-    /// Every path whose last part is `name`.
-    pub(super) fn called(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.nodes
-            .keys()
-            .map(String::as_str)
-            .filter(move |path| path.rsplit('/').next() == Some(name))
-    }
-
     /// Copies what stands at `path` to `other`, and what its links lead to. Returns the path of
     /// the file at the end; `None` if there is none.
     pub(super) fn copy_to(&self, other: &mut Tree, path: &str) -> Option<String> {

@@ -21,10 +21,4 @@ impl CpuChoice {
             CpuChoice::Auto | CpuChoice::Kvm => Backend::Kvm,
         }
     }
-
-    /// As it stands on a command line.
-    pub(super) fn word(self) -> String {
-        let value = self.to_possible_value().expect("none is skipped");
-        value.get_name().to_owned()
-    }
 }

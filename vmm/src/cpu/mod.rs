@@ -79,7 +79,8 @@ pub trait Cpu {
 }
 
 /// The CPU backends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// [`kvm`]: the host's CPU.
     Kvm,

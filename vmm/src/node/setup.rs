@@ -94,7 +94,8 @@ pub(super) async fn open_world(
         mac: config.mac,
     };
     let (net, console) = (config.net.clone(), config.console.clone());
-    World::open(net, console, speaker, vcpu.clone(), events.clone()).await
+    let (vcpu, events, fuse) = (vcpu.clone(), events.clone(), config.fuse.clone());
+    World::open(net, console, speaker, vcpu, events, fuse).await
 }
 
 /// Begins the log on disk, if one is wanted.
@@ -103,7 +104,7 @@ pub(super) fn create_recorder(
     initial: &InitialState,
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<Option<Recorder>> {
-    let Some((dir, options)) = &config.log else {
+    let Some(log) = &config.log else {
         return Ok(None);
     };
     let token = Token {
@@ -115,7 +116,7 @@ pub(super) fn create_recorder(
         token,
         place: Place::START,
     };
-    Recorder::create(dir.clone(), start, *options, events.clone()).map(Some)
+    Recorder::create(log.clone(), start, events.clone()).map(Some)
 }
 
 /// A node as the arbiter knows it; `None` if its name or address is no text that it takes.
@@ -130,8 +131,8 @@ pub(super) fn member(incarnation: Incarnation, node: &str, address: &str) -> Opt
     })
 }
 
-/// Takes connections. Those of a backup's probe, and those to a backup, say nothing.
-pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>, greets: bool) {
+/// Takes connections. Those of a probe say nothing.
+pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>) {
     let greetings = Arc::new(tokio::sync::Semaphore::new(MAX_GREETINGS));
     loop {
         let stream = match listener.accept().await {
@@ -146,9 +147,6 @@ pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>, g
         let Ok(permit) = greetings.clone().try_acquire_owned() else {
             continue;
         };
-        if !greets {
-            continue;
-        }
         let events = events.clone();
         tokio::spawn(async move {
             let _permit = permit;
