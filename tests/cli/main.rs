@@ -1,7 +1,11 @@
 //! The commands for people, run as processes: what they print, and how they end.
 
 #[path = "../harness/mod.rs"]
-#[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "the end-to-end tests use the rest of it"
+)]
 mod harness;
 mod logs;
 mod operators;
