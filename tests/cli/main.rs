@@ -9,6 +9,7 @@
 mod harness;
 mod logs;
 mod operators;
+mod refusals;
 mod replays;
 
 use std::path::{Path, PathBuf};
