@@ -193,6 +193,12 @@ impl Writer {
         Ok((writer, torn))
     }
 
+    /// The directory of the log.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The place behind the last entry appended.
     #[must_use]
     pub fn place(&self) -> Place {

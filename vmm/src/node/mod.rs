@@ -27,6 +27,7 @@ pub use control::{ControlError, ControlRequest, ControlResponse, MachineCommand,
 pub use engine::{End, Node, NodeConfig, Notice, RoleConfig};
 pub use failpoint::{Failpoint, Fuse};
 pub use peer::bind;
+pub use recorder::{LogConfig, LogSpace};
 pub use status::{NodeState, NodeStatus};
 pub use world::{ConsoleSink, NetLink};
 
