@@ -42,7 +42,7 @@ fn fastest() -> (Backend, String) {
         Err(error) => return (Backend::Soft, error.to_string()),
     };
     match speed {
-        Ok(speed) if speed.is_hardware() => (
+        Ok(speed) if speed.kind() == "hardware" => (
             Backend::Kvm,
             format!("/dev/kvm runs kernel code at {:.0} MIPS", speed.mips),
         ),
