@@ -29,8 +29,7 @@ fn main() -> std::process::ExitCode {
 #[cfg(target_arch = "x86_64")]
 mod run {
     use super::oracle::forms::{Mode, claimed, exemption};
-    use super::oracle::tester::Tester;
-    use iced_x86::Code;
+    use super::oracle::tester::{Subject, Tester};
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     pub(crate) struct Options {
@@ -72,21 +71,30 @@ mod run {
         Ok(options)
     }
 
-    /// The forms that the options mean. A name that is a form's whole name means no other.
-    fn forms(options: &Options) -> Vec<(Code, Mode)> {
+    /// What the options mean, with the seed of each. A name that is a form's whole name means no other.
+    fn subjects(options: &Options) -> Vec<(Subject, Mode, u64)> {
         let modes = [Mode::Long, Mode::Compatibility];
-        let all: Vec<(Code, Mode)> = modes
-            .into_iter()
-            .filter(|mode| options.mode.is_none_or(|wanted| wanted == *mode))
-            .flat_map(|mode| claimed(mode).map(move |code| (code, mode)))
-            .filter(|(code, mode)| exemption(*code, *mode).is_none())
-            .collect();
+        let mut all = Vec::new();
+        for mode in modes {
+            if options.mode.is_some_and(|wanted| wanted != mode) {
+                continue;
+            }
+            let forms = claimed(mode).filter(|code| exemption(*code, mode).is_none());
+            all.extend(forms.map(|code| (Subject::Form(code), mode, options.seed)));
+            // Half of the cases, about.
+            let sequences = if options.code.is_some() {
+                1
+            } else {
+                all.len() as u64
+            };
+            all.extend((0..sequences).map(|n| (Subject::Sequence, mode, options.seed + (n << 32))));
+        }
         let Some(wanted) = &options.code else {
             return all;
         };
         let named = |exact: bool| {
-            let fits = |code: Code| {
-                let name = format!("{code:?}");
+            let fits = |subject: Subject| {
+                let name = subject.to_string();
                 if exact {
                     name == *wanted
                 } else {
@@ -95,7 +103,7 @@ mod run {
             };
             all.iter()
                 .copied()
-                .filter(|(code, _)| fits(*code))
+                .filter(|(subject, _, _)| fits(*subject))
                 .collect::<Vec<_>>()
         };
         let exact = named(true);
@@ -110,7 +118,7 @@ mod run {
     pub(crate) fn all(options: &Options) -> Result<u64, String> {
         /// Cases of one form before the next form's.
         const ROUND: u64 = 256;
-        let forms = forms(options);
+        let forms = subjects(options);
         if forms.is_empty() {
             return Err(format!(
                 "no form of that name is compared: {:?}",
@@ -128,12 +136,12 @@ mod run {
                 if round >= rounds {
                     return;
                 }
-                let (code, mode) = forms[number % forms.len()];
+                let (subject, mode, seed) = forms[number % forms.len()];
                 let indexes = match options.case {
                     Some(case) => case..case + u64::from(round == 0),
                     None => round * ROUND..each.min((round + 1) * ROUND),
                 };
-                let tally = tester.run(code, mode, options.seed, indexes);
+                let tally = tester.run(subject, mode, seed, indexes);
                 cases.fetch_add(tally.cases, Ordering::Relaxed);
                 differing.fetch_add(tally.differing, Ordering::Relaxed);
                 for mismatch in &tally.mismatches {
@@ -142,7 +150,7 @@ mod run {
                 if tally.differing > 0 {
                     let all = tally.cases;
                     println!(
-                        "{code:?} {mode:?}: {} of {all} cases differ\n",
+                        "{subject} {mode:?}: {} of {all} cases differ\n",
                         tally.differing
                     );
                 }

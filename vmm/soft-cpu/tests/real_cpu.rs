@@ -12,10 +12,12 @@ mod on_x86_64 {
     #[test]
     fn every_claimed_form_does_what_the_real_cpu_does() {
         use oracle::forms::{Mode, claimed, exemption, only_faults};
-        use oracle::tester::Tester;
+        use oracle::tester::{Subject, Tester};
 
         /// Cases of each form.
         const CASES: u64 = 128;
+        /// Sequences of instructions in each mode.
+        const SEQUENCES: u64 = 20_000;
         /// The claimed forms: 64-bit mode, compatibility mode. iced-x86 or the claim changed where
         /// these numbers do.
         const FORMS: [usize; 2] = [0, 0];
@@ -29,7 +31,7 @@ mod on_x86_64 {
                 if exemption(code, mode).is_some() {
                     continue;
                 }
-                let tally = tester.run(code, mode, 1, 0..CASES);
+                let tally = tester.run(Subject::Form(code), mode, 1, 0..CASES);
                 assert!(
                     tally.cases >= CASES / 2,
                     "{code:?}: {} cases in {mode:?}",
@@ -43,6 +45,11 @@ mod on_x86_64 {
                 failures.extend(tally.mismatches);
             }
             assert_eq!(forms, expected, "claimed forms in {mode:?}");
+            let tally = tester.run(Subject::Sequence, mode, 1, 0..SEQUENCES);
+            assert_eq!(tally.cases, SEQUENCES);
+            cases += tally.cases;
+            differing += tally.differing;
+            failures.extend(tally.mismatches);
         }
         println!("{cases} cases");
         let shown = failures

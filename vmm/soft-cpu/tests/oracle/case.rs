@@ -20,6 +20,8 @@ pub(crate) const DATA_BYTES: usize = 0x2000;
 pub(crate) const READ_ONLY: u64 = DATA + DATA_BYTES as u64;
 /// Its length.
 pub(crate) const READ_ONLY_BYTES: usize = 0x1000;
+/// Bytes of a case's instructions at most.
+pub(crate) const CODE_LEN: usize = 96;
 /// The breakpoint that ends a case.
 pub(crate) const INT3: u8 = 0xCC;
 /// The bytes of an FXSAVE image that hold state: header, ST0 to ST7, XMM0 to XMM15.
@@ -40,6 +42,7 @@ pub(crate) static READ_ONLY_IMAGE: [u8; READ_ONLY_BYTES] = {
 
 /// Bits of RFLAGS (SDM vol. 1, 3.4.3).
 pub(crate) mod flags {
+    pub(crate) const FIXED: u64 = 1 << 1;
     pub(crate) const CF: u64 = 1 << 0;
     pub(crate) const PF: u64 = 1 << 2;
     pub(crate) const AF: u64 = 1 << 4;
@@ -74,7 +77,21 @@ pub(crate) struct State {
     pub(crate) fx: Fx,
 }
 
-/// An instruction, the state before it and the memory that it can reach.
+impl Default for State {
+    fn default() -> State {
+        State {
+            general: [0; 16],
+            rip: 0,
+            rflags: flags::FIXED,
+            selectors: [0; 6],
+            fs_base: 0,
+            gs_base: 0,
+            fx: Fx([0; 512]),
+        }
+    }
+}
+
+/// An instruction or a few, the state before it and the memory that it can reach.
 #[derive(Clone)]
 #[repr(C)]
 pub(crate) struct Case {
@@ -82,7 +99,7 @@ pub(crate) struct Case {
     /// Where in the code pages the bytes lie.
     pub(crate) code_at: u32,
     pub(crate) code_len: u32,
-    pub(crate) code: [u8; 16],
+    pub(crate) code: [u8; CODE_LEN],
     /// What the software CPU gets as first byte: see [`super::encode::Encoded::first_in_soft`].
     pub(crate) first_in_soft: u8,
     pub(crate) data: [u8; DATA_BYTES],

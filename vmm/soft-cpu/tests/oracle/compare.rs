@@ -32,7 +32,11 @@ pub(crate) fn differences(native: &Outcome, soft: &Outcome, undefined: &Undefine
         }
     }
     word("rip", native.state.rip, soft.state.rip);
-    let mask = if faulted { 0 } else { undefined.flags };
+    let mask = if faulted && !undefined.flags_after_fault {
+        0
+    } else {
+        undefined.flags
+    };
     word(
         "rflags",
         native.state.rflags & !mask,

@@ -13,6 +13,8 @@ use iced_x86::{
 pub(crate) struct Encoded {
     /// What the bytes are, decoded.
     pub(crate) instruction: Instruction,
+    /// The instructions behind it, in a sequence.
+    pub(crate) rest: Vec<Instruction>,
     pub(crate) bytes: Vec<u8>,
     /// Where the first byte lies, from the beginning of the code pages.
     pub(crate) at: u32,
@@ -126,6 +128,7 @@ pub(crate) fn decode(bytes: &[u8], at: u32, mode: Mode) -> Option<Encoded> {
         || bytes[0] == 0x9B && is_claimed(instruction.code(), mode);
     (same && whole && bytes.len() <= 15 && is_claimed(instruction.code(), mode)).then(|| Encoded {
         instruction,
+        rest: Vec::new(),
         bytes: bytes.to_vec(),
         at,
         mode,
@@ -263,6 +266,8 @@ fn immediate(
             OpKind::Immediate8_2nd,
             wide & if random.one_in(4) { 31 } else { 3 },
         ),
+        // The gate of Linux's 32-bit system calls.
+        Kind::imm8 if to.code() == Code::Int_imm8 && byte == 0x80 => (OpKind::Immediate8, 0x81),
         Kind::imm8 => (OpKind::Immediate8, byte),
         Kind::imm8_const_1 => (OpKind::Immediate8, 1),
         Kind::imm8sex16 => (OpKind::Immediate8to16, wide as i8 as u64),

@@ -320,7 +320,7 @@ fn patch(case: &mut Case, address: u64, bytes: &[u8]) {
 
 /// A case with the bytes, segments and nothing else.
 pub(crate) fn blank(encoded: &Encoded) -> Case {
-    let mut code = [0; 16];
+    let mut code = [0; CODE_LEN];
     code[..encoded.bytes.len()].copy_from_slice(&encoded.bytes);
     let code_selector = match encoded.mode {
         Mode::Long => USER_CODE,

@@ -61,7 +61,7 @@ impl Guest {
             panic!("a case runs for ever: {code:02x?}");
         };
         let data = self.kernel.get(self.data_at);
-        self.kernel.put(code_at, &[INT3; 16][..code.len()]);
+        self.kernel.put(code_at, &[INT3; CODE_LEN][..code.len()]);
         Outcome {
             state,
             vector,

@@ -27,6 +27,7 @@ pub(crate) mod lockstep;
 pub(crate) mod native;
 pub(crate) mod process;
 pub(crate) mod random;
+pub(crate) mod sequence;
 pub(crate) mod tester;
 pub(crate) mod unclaimed;
 pub(crate) mod undefined;

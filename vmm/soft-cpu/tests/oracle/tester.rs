@@ -8,15 +8,42 @@ use super::forms::Mode;
 use super::guest::Guest;
 use super::native::{BATCH, Native};
 use super::random::Random;
-use super::undefined::{is_meaningless, undefined};
+use super::sequence::{Pool, undefined_before};
+use super::undefined::{Undefined, is_meaningless, undefined};
 use iced_x86::{Code, Formatter, IntelFormatter};
-use std::fmt::Write;
+use std::fmt::{self, Write};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What a case is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// One instruction form.
+    Form(Code),
+    /// Several instructions in a row.
+    Sequence,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Form(code) => write!(f, "{code:?}"),
+            Subject::Sequence => write!(f, "sequence"),
+        }
+    }
+}
 
 /// Both CPUs.
 pub(crate) struct Tester {
     native: Native,
     guest: Guest,
+    cases: Cases,
+}
+
+/// Draws cases.
+struct Cases {
     filler: Filler,
+    pools: [Pool; 2],
 }
 
 /// What became of the cases of one form.
@@ -35,27 +62,45 @@ pub(crate) struct Tally {
 /// Mismatches of one form that are minimised and kept.
 pub(crate) const REPORTED: usize = 3;
 
+/// Stands for a vector where the software CPU panicked.
+const PANIC: u32 = u32::MAX;
+
 /// Attempts to find operands that go together.
 const ATTEMPTS: usize = 200;
 
-/// The case that `seed` and `index` mean; `None` if no encoding was found.
-fn draw(
-    filler: &mut Filler,
-    code: Code,
-    mode: Mode,
-    seed: u64,
-    index: u64,
-) -> Option<(Encoded, Case)> {
-    let mut random = Random::new(&[seed, code as u64, mode.bits().into(), index]);
-    for _ in 0..ATTEMPTS {
-        if let Some(encoded) = encode::encode(&mut random, code, mode) {
-            let case = filler.fill(&mut random, &encoded);
+impl Cases {
+    /// The case that `seed` and `index` mean; `None` if no encoding was found.
+    fn draw(&self, subject: Subject, mode: Mode, seed: u64, index: u64) -> Option<(Encoded, Case)> {
+        let number = match subject {
+            Subject::Form(code) => code as u64,
+            Subject::Sequence => 1 << 32,
+        };
+        let mut random = Random::new(&[seed, number, mode.bits().into(), index]);
+        for _ in 0..ATTEMPTS {
+            let encoded = match subject {
+                Subject::Form(code) => encode::encode(&mut random, code, mode),
+                Subject::Sequence => Some(self.pools[mode as usize].draw(&mut random, mode)),
+            };
+            let Some(encoded) = encoded else { continue };
+            let case = self.filler.fill(&mut random, &encoded);
             if !is_meaningless(&encoded.instruction, &case.state) {
                 return Some((encoded, case));
             }
         }
+        None
     }
-    None
+}
+
+/// What is undefined where `case` ended, at `rip`.
+fn undefined_at(encoded: &Encoded, case: &Case, rip: u64) -> Undefined {
+    if encoded.rest.is_empty() {
+        return undefined(&encoded.instruction, &case.state);
+    }
+    Undefined {
+        flags: undefined_before(encoded, rip),
+        flags_after_fault: true,
+        ..Undefined::default()
+    }
 }
 
 impl Tester {
@@ -67,17 +112,35 @@ impl Tester {
         Tester {
             native,
             guest: Guest::new(),
-            filler: Filler::new(),
+            cases: Cases {
+                filler: Filler::new(),
+                pools: [Mode::Long, Mode::Compatibility].map(Pool::new),
+            },
         }
     }
 
-    /// Runs the cases `indexes` of `code`.
+    /// Executes a case on the software CPU. A panic there is an outcome of its own.
+    fn soft(&mut self, case: &Case) -> Outcome {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.guest.run(case)));
+        outcome.unwrap_or_else(|_| {
+            self.guest = Guest::new();
+            Outcome {
+                state: case.state.clone(),
+                vector: PANIC,
+                error: 0,
+                cr2: 0,
+                data: case.data,
+            }
+        })
+    }
+
+    /// Runs the cases `indexes` of `subject`.
     pub(crate) fn run(
         &mut self,
-        code: Code,
+        subject: Subject,
         mode: Mode,
         seed: u64,
-        indexes: std::ops::Range<u64>,
+        indexes: Range<u64>,
     ) -> Tally {
         let mut tally = Tally::default();
         let mut index = indexes.start;
@@ -85,7 +148,7 @@ impl Tester {
             let batch: Vec<(u64, Encoded, Case)> = (index..indexes.end)
                 .take(BATCH)
                 .filter_map(|index| {
-                    let (encoded, case) = draw(&mut self.filler, code, mode, seed, index)?;
+                    let (encoded, case) = self.cases.draw(subject, mode, seed, index)?;
                     Some((index, encoded, case))
                 })
                 .collect();
@@ -95,7 +158,7 @@ impl Tester {
             }
             let cases: Vec<Case> = batch.iter().map(|(_, _, case)| case.clone()).collect();
             self.native.start(&cases).expect("the child takes cases");
-            let soft: Vec<Outcome> = cases.iter().map(|case| self.guest.run(case)).collect();
+            let soft: Vec<Outcome> = cases.iter().map(|case| self.soft(case)).collect();
             let native = self.native.finish().unwrap_or_else(|error| {
                 panic!(
                     "{error}, of {}",
@@ -105,14 +168,13 @@ impl Tester {
             for (((index, encoded, case), soft), native) in batch.iter().zip(soft).zip(native) {
                 tally.cases += 1;
                 tally.completed += u64::from(native.vector == 3);
-                let undefined = undefined(&encoded.instruction, &case.state);
-                let lines = differences(&native, &soft, &undefined);
-                if lines.is_empty() {
+                let undefined = undefined_at(encoded, case, native.state.rip);
+                if differences(&native, &soft, &undefined).is_empty() {
                     continue;
                 }
                 tally.differing += 1;
                 if tally.mismatches.len() < REPORTED {
-                    let report = self.report(code, mode, seed, *index, encoded, case);
+                    let report = self.report(subject, mode, seed, *index, encoded, case);
                     tally.mismatches.push(report);
                 }
             }
@@ -123,18 +185,15 @@ impl Tester {
     /// The differences of one case.
     fn differences(&mut self, encoded: &Encoded, case: &Case) -> Vec<String> {
         let native = self.native.run(case).expect("the child takes a case");
-        let soft = self.guest.run(case);
-        differences(
-            &native,
-            &soft,
-            &undefined(&encoded.instruction, &case.state),
-        )
+        let soft = self.soft(case);
+        let undefined = undefined_at(encoded, case, native.state.rip);
+        differences(&native, &soft, &undefined)
     }
 
     /// All about a mismatch: how to repeat it, and the least state that still shows it.
     fn report(
         &mut self,
-        code: Code,
+        subject: Subject,
         mode: Mode,
         seed: u64,
         index: u64,
@@ -143,7 +202,7 @@ impl Tester {
     ) -> String {
         let mut text = format!(
             "{}\n  repeat: cargo run --release -p soft-cpu --example differential -- \
-             --code {code:?} --mode {} --seed {seed} --case {index}\n",
+             --code {subject} --mode {} --seed {seed} --case {index}\n",
             name(encoded),
             mode.bits(),
         );
@@ -216,14 +275,14 @@ impl Tester {
     }
 }
 
-/// The instruction, its bytes and its place.
+/// The instructions, their bytes and their place.
 fn name(encoded: &Encoded) -> String {
     let mut text = String::new();
-    IntelFormatter::new().format(&encoded.instruction, &mut text);
+    for instruction in std::iter::once(&encoded.instruction).chain(&encoded.rest) {
+        IntelFormatter::new().format(instruction, &mut text);
+        text.push_str("; ");
+    }
     let at = CODE + u64::from(encoded.at);
-    format!(
-        "{:?}: {text}  {:02x?} at {at:#x}",
-        encoded.instruction.code(),
-        encoded.bytes
-    )
+    let code = encoded.instruction.code();
+    format!("{code:?}: {text} {:02x?} at {at:#x}", encoded.bytes)
 }

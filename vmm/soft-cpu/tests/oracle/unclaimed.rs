@@ -69,6 +69,7 @@ pub(crate) fn undefined_opcodes(guest: &mut Guest) -> (usize, Vec<String>) {
         let mut decoder = Decoder::with_ip(64, bytes, CODE, DecoderOptions::NONE);
         let encoded = Encoded {
             instruction: decoder.decode(),
+            rest: Vec::new(),
             first_in_soft: bytes[0],
             bytes: bytes.clone(),
             at: 0,

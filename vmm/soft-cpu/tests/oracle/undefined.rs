@@ -14,6 +14,8 @@ use std::ops::Range;
 pub(crate) struct Undefined {
     /// Bits of RFLAGS.
     pub(crate) flags: u64,
+    /// They are so after a fault, too.
+    pub(crate) flags_after_fault: bool,
     /// Bits of the x87 status word.
     pub(crate) status: u16,
     /// How far the result may be off.
@@ -46,6 +48,7 @@ const C3: u16 = 1 << 14;
 pub(crate) fn undefined(instruction: &Instruction, state: &State) -> Undefined {
     Undefined {
         flags: undefined_flags(instruction, state),
+        flags_after_fault: false,
         status: undefined_status(instruction.mnemonic()),
         tolerance: tolerance(instruction.mnemonic()),
         memory: undefined_memory(instruction, state),
