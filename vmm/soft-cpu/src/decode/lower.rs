@@ -102,8 +102,8 @@ fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Lowering {
     }
     ops::select(instruction, size, op)
         .or_else(|| system::select(instruction, size, op))
-        .or_else(|| simd::select(instruction).map(Lowering::of))
-        .or_else(|| x87::select(instruction).map(Lowering::of))
+        .or_else(|| simd::select(instruction, op).map(Lowering::of))
+        .or_else(|| x87::select(instruction, op).map(Lowering::of))
         .unwrap_or(undefined)
 }
 
