@@ -12,6 +12,9 @@ const SELECTORS: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
 /// Where the outcomes differ, one line for each place: native value, then soft's.
 pub(crate) fn differences(native: &Outcome, soft: &Outcome, undefined: &Undefined) -> Vec<String> {
     let mut lines = Vec::new();
+    if undefined.misaligned_order && one_is_alignment(native.vector, soft.vector) {
+        return lines;
+    }
     let mut word = |name: &str, native: u64, soft: u64| {
         if native != soft {
             lines.push(format!("{name}: native {native:#x}, soft {soft:#x}"));
@@ -60,6 +63,12 @@ pub(crate) fn differences(native: &Outcome, soft: &Outcome, undefined: &Undefine
         memory(native, soft, undefined, &mut lines);
     }
     lines
+}
+
+/// Whether one CPU found an operand misaligned, and the other found another fault with it.
+fn one_is_alignment(native: u32, soft: u32) -> bool {
+    let others = [12, 13, 14];
+    native == 17 && others.contains(&soft) || soft == 17 && others.contains(&native)
 }
 
 fn field<const N: usize>(fx: &Fx, at: usize) -> [u8; N] {

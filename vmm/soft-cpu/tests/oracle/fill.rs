@@ -361,7 +361,8 @@ fn target(random: &mut Random, size: u64, alignment: u64) -> u64 {
             0 => random.next() | 1 << 55,
             1 => (1 << 47) - random.below(size + 1),
             2 => (0xFFFF << 47) - random.below(size + 1),
-            3 => 0u64.wrapping_sub(random.below(size + 1)),
+            // Not beyond the end: CPUs differ in what an operand is that wraps around.
+            3 => 0u64.wrapping_sub(size + random.below(2)),
             4 => 0x1_0000_0000 - random.below(size + 1),
             5 => random.below(0x10000),
             6 => CODE + random.below(0x1000),

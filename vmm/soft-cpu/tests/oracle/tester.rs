@@ -99,6 +99,7 @@ fn undefined_at(encoded: &Encoded, case: &Case, rip: u64) -> Undefined {
     Undefined {
         flags: undefined_before(encoded, rip),
         flags_after_fault: true,
+        misaligned_order: case.state.rflags & flags::AC != 0,
         ..Undefined::default()
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Undefined {
     pub(crate) tolerance: Tolerance,
     /// Addresses of bytes that the instruction stores.
     pub(crate) memory: Vec<Range<u64>>,
+    /// Which of #AC and another fault of the same access comes first.
+    pub(crate) misaligned_order: bool,
     /// Memory after a fault.
     pub(crate) memory_after_fault: bool,
 }
@@ -49,6 +51,8 @@ pub(crate) fn undefined(instruction: &Instruction, state: &State) -> Undefined {
     Undefined {
         flags: undefined_flags(instruction, state),
         flags_after_fault: false,
+        // "Exceptions within each class are implementation-dependent" (SDM vol. 3, 7.9).
+        misaligned_order: state.rflags & AC != 0,
         status: undefined_status(instruction.mnemonic()),
         tolerance: tolerance(instruction.mnemonic()),
         memory: undefined_memory(instruction, state),
