@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::devices::{Access, Target};
 use crate::fault::Fault;
 
-use super::paging::Purpose;
+use super::paging::{Purpose, is_canonical};
 use super::ram::PAGE;
 
 /// The parts of an access, one for each page that it touches: address, offset, length.
@@ -27,7 +27,7 @@ impl Core {
     /// Reads `1 << S` bytes, zero-extended.
     #[inline(always)]
     pub(crate) fn load<const S: usize>(&mut self, address: u64) -> Result<u64, Fault> {
-        match self.tlb.load::<S>(address, self.user) {
+        match self.tlb.load::<S>(address) {
             Some(value) => Ok(value),
             None => self.load_slow(address, 1 << S),
         }
@@ -36,7 +36,7 @@ impl Core {
     /// Writes the low `1 << S` bytes of `value`.
     #[inline(always)]
     pub(crate) fn store<const S: usize>(&mut self, address: u64, value: u64) -> Result<(), Fault> {
-        if self.tlb.store::<S>(address, self.user, value) {
+        if self.tlb.store::<S>(address, value) {
             return Ok(());
         }
         self.store_slow(address, value, 1 << S)
@@ -46,12 +46,56 @@ impl Core {
     /// with the write's error code.
     #[inline(always)]
     pub(crate) fn load_for_write<const S: usize>(&mut self, address: u64) -> Result<u64, Fault> {
-        if self.tlb.writable::<S>(address, self.user)
-            && let Some(value) = self.tlb.load::<S>(address, self.user)
+        if self.tlb.writable::<S>(address)
+            && let Some(value) = self.tlb.load::<S>(address)
         {
             return Ok(value);
         }
         self.load_for_write_slow(address, 1 << S)
+    }
+
+    /// [`Core::load`], or with `FAST` only if that is quick: see [`crate::op::reach`].
+    #[inline(always)]
+    pub(crate) fn load_on<const FAST: bool, const S: usize>(
+        &mut self,
+        address: u64,
+    ) -> Result<u64, Fault> {
+        if FAST {
+            self.tlb.load::<S>(address).ok_or(Fault::Device)
+        } else {
+            self.load::<S>(address)
+        }
+    }
+
+    /// [`Core::store`], likewise.
+    #[inline(always)]
+    pub(crate) fn store_on<const FAST: bool, const S: usize>(
+        &mut self,
+        address: u64,
+        value: u64,
+    ) -> Result<(), Fault> {
+        if !FAST {
+            self.store::<S>(address, value)
+        } else if self.tlb.store::<S>(address, value) {
+            Ok(())
+        } else {
+            Err(Fault::Device)
+        }
+    }
+
+    /// [`Core::load_for_write`], likewise. A store to the same place is then quick as well.
+    #[inline(always)]
+    pub(crate) fn load_for_write_on<const FAST: bool, const S: usize>(
+        &mut self,
+        address: u64,
+    ) -> Result<u64, Fault> {
+        if !FAST {
+            self.load_for_write::<S>(address)
+        } else if self.tlb.writable::<S>(address) {
+            self.tlb.load::<S>(address).ok_or(Fault::Device)
+        } else {
+            Err(Fault::Device)
+        }
     }
 
     #[cold]
@@ -65,6 +109,7 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn load_for_write_slow(&mut self, address: u64, len: usize) -> Result<u64, Fault> {
+        self.check_alignment(address, len)?;
         self.probe_write(address, len)?;
         self.load_slow(address, len)
     }
@@ -78,7 +123,7 @@ impl Core {
     /// Reads 16 bytes at any address.
     #[inline(always)]
     pub(crate) fn load_16(&mut self, address: u64) -> Result<u128, Fault> {
-        if let Some(value) = self.tlb.load_16(address, self.user) {
+        if let Some(value) = self.tlb.load_16(address) {
             return Ok(value);
         }
         let mut bytes = [0; 16];
@@ -89,7 +134,7 @@ impl Core {
     /// Writes 16 bytes at any address.
     #[inline(always)]
     pub(crate) fn store_16(&mut self, address: u64, value: u128) -> Result<(), Fault> {
-        if self.tlb.store_16(address, self.user, value) {
+        if self.tlb.store_16(address, value) {
             return Ok(());
         }
         self.store_bytes(address, &value.to_le_bytes())
@@ -98,7 +143,7 @@ impl Core {
     /// Reads 16 bytes as most SSE instructions do: #GP(0) if they are not aligned.
     #[inline(always)]
     pub(crate) fn load_16_aligned(&mut self, address: u64) -> Result<u128, Fault> {
-        if address % 16 != 0 {
+        if !address.is_multiple_of(16) {
             return Err(Fault::PROTECTION);
         }
         self.load_16(address)
@@ -107,7 +152,7 @@ impl Core {
     /// Writes 16 bytes: #GP(0) if they are not aligned.
     #[inline(always)]
     pub(crate) fn store_16_aligned(&mut self, address: u64, value: u128) -> Result<(), Fault> {
-        if address % 16 != 0 {
+        if !address.is_multiple_of(16) {
             return Err(Fault::PROTECTION);
         }
         self.store_16(address, value)
@@ -115,15 +160,33 @@ impl Core {
 
     /// Fails as a write of `len` bytes would, and writes nothing.
     pub(crate) fn probe_write(&mut self, address: u64, len: usize) -> Result<(), Fault> {
+        self.check_canonical(address, len)?;
         for (at, _, _) in parts(address, len) {
             self.translate(at, Purpose::Write)?;
         }
         Ok(())
     }
 
+    /// An access that reaches out of the canonical addresses is none of the pages' business, even
+    /// if it begins in one.
+    fn check_canonical(&self, address: u64, len: usize) -> Result<(), Fault> {
+        let last = address.wrapping_add(len as u64 - 1);
+        if self.paging() && !(is_canonical(address) && is_canonical(last)) {
+            return Err(Fault::NonCanonical);
+        }
+        Ok(())
+    }
+
+    /// Fails as a read at the address would, and reads nothing.
+    pub(crate) fn probe_read(&mut self, address: u64) -> Result<(), Fault> {
+        self.translate(address, Purpose::Read).map(|_| ())
+    }
+
     /// Reads any number of bytes.
     pub(crate) fn load_bytes(&mut self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
         self.check_alignment(address, into.len())?;
+        self.check_canonical(address, into.len())?;
+        self.compare_access(address, into.len(), false);
         for (at, _, _) in parts(address, into.len()) {
             self.translate(at, Purpose::Read)?;
         }
@@ -140,13 +203,14 @@ impl Core {
     /// Writes any number of bytes.
     pub(crate) fn store_bytes(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
         self.check_alignment(address, bytes.len())?;
+        self.compare_access(address, bytes.len(), true);
         self.probe_write(address, bytes.len())?;
         for (at, offset, len) in parts(address, bytes.len()) {
             let physical = self.translate(at, Purpose::Write)?;
             let bytes = &bytes[offset..offset + len];
             if self.write_physical(physical, bytes) {
                 if self.pages.quiet(physical) {
-                    self.tlb.open_for_writes(at, self.user);
+                    self.tlb.open_for_writes(at);
                 }
             } else {
                 self.write_device(physical, bytes);
@@ -159,10 +223,21 @@ impl Core {
     ///
     /// The fast way does not come here: while the check is on, it is closed.
     fn check_alignment(&mut self, address: u64, len: usize) -> Result<(), Fault> {
-        if self.checks_alignment && len <= 8 && address & (len as u64 - 1) != 0 {
-            return Err(Fault::ALIGNMENT);
+        if !self.checks_alignment {
+            return Ok(());
         }
-        Ok(())
+        // Far pointers, extended precision and x87 environments go by their largest part.
+        let alignment = match len {
+            2 | 14 | 94 => 2,
+            4 | 6 | 28 | 108 => 4,
+            8 | 10 => 8,
+            _ => 1,
+        };
+        if address.is_multiple_of(alignment) {
+            Ok(())
+        } else {
+            Err(Fault::ALIGNMENT)
+        }
     }
 
     /// Writes to RAM, within a page, and notes it; false if the address is no RAM.
@@ -204,10 +279,10 @@ impl Core {
     /// Carries out `work` with the rights of the kernel: descriptor tables and the like are read
     /// so at any privilege level.
     pub(crate) fn as_supervisor<T>(&mut self, work: impl FnOnce(&mut Core) -> T) -> T {
-        let user = std::mem::replace(&mut self.user, 0);
+        let user = self.tlb.select(false);
         let checks_alignment = std::mem::replace(&mut self.checks_alignment, false);
         let result = work(self);
-        self.user = user;
+        self.tlb.select(user);
         self.checks_alignment = checks_alignment;
         result
     }

@@ -1,0 +1,171 @@
+//! Near jumps, calls and returns in 64-bit mode, and LOOP.
+
+use iced_x86::{Instruction, Mnemonic, OpKind};
+
+use crate::core::{CodeSize, Core, reg};
+use crate::decode::Lowering;
+use crate::fault::Fault;
+use crate::memory::paging::is_canonical;
+use crate::op::{Handler, Leave, Op, START, THROUGH_STACK, reach};
+
+use super::{branch_legacy, by_condition, condition_number};
+
+/// RIP as a direct branch sets it.
+#[inline(always)]
+fn target(core: &Core, op: &Op) -> u64 {
+    core.regs[usize::from(START)].wrapping_add(op.imm)
+}
+
+fn jcc<const CC: u8>(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
+    if core.flags.holds::<CC>() {
+        core.rip = target(core, op);
+        Leave::Branch
+    } else {
+        Leave::Through
+    }
+}
+
+fn jmp(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
+    core.rip = target(core, op);
+    Leave::Branch
+}
+
+/// Goes to an address out of a register or memory; to one that is none, #GP before it goes.
+#[inline(always)]
+fn indirect(core: &mut Core, op: &Op, to: u64) -> Leave {
+    if !is_canonical(to) {
+        return core.stop_before(op, Fault::PROTECTION);
+    }
+    core.rip = to;
+    Leave::Indirect
+}
+
+fn jmp_r(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
+    let to = core.get::<3>(op.dst);
+    indirect(core, op, to)
+}
+
+#[inline(never)]
+fn jmp_m<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    let loaded = core.load_on::<FAST, 3>(core.address(op));
+    let to = reach!(FAST, core, op, rest, loaded, jmp_m::<false>);
+    indirect(core, op, to)
+}
+
+/// Pushes the return address.
+#[inline(always)]
+fn push_return<const FAST: bool>(core: &mut Core, op: &Op) -> Result<(), Fault> {
+    // 64-bit code: nothing is cut off.
+    let back = core.address_of(op).wrapping_add(u64::from(op.len));
+    let stack = core.get::<3>(reg::RSP).wrapping_sub(8);
+    if !FAST && !is_canonical(stack) {
+        return Err(Fault::STACK);
+    }
+    core.store_on::<FAST, 3>(stack, back)?;
+    core.set::<3>(reg::RSP, stack);
+    Ok(())
+}
+
+#[inline(never)]
+fn call<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    let pushed = push_return::<FAST>(core, op);
+    reach!(FAST, core, op, rest, pushed, call::<false>);
+    core.rip = target(core, op);
+    if !FAST && core.attention {
+        return core.stop_at(op, core.rip);
+    }
+    Leave::Branch
+}
+
+#[inline(always)]
+fn call_to<const FAST: bool>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+    to: u64,
+    slow: Handler,
+) -> Leave {
+    if !is_canonical(to) {
+        return core.stop_before(op, Fault::PROTECTION);
+    }
+    let pushed = push_return::<FAST>(core, op);
+    reach!(FAST, core, op, rest, pushed, slow);
+    core.rip = to;
+    if !FAST && core.attention {
+        return core.stop_at(op, to);
+    }
+    Leave::Indirect
+}
+
+#[inline(never)]
+fn call_r<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    let to = core.get::<3>(op.dst);
+    call_to::<FAST>(core, op, rest, to, call_r::<false>)
+}
+
+#[inline(never)]
+fn call_m<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    let loaded = core.load_on::<FAST, 3>(core.address(op));
+    let to = reach!(FAST, core, op, rest, loaded, call_m::<false>);
+    call_to::<FAST>(core, op, rest, to, call_m::<false>)
+}
+
+#[inline(never)]
+fn ret<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    let stack = core.get::<3>(reg::RSP);
+    let loaded = core.load_on::<FAST, 3>(stack);
+    let to = reach!(FAST, core, op, rest, loaded, ret::<false>);
+    if !is_canonical(to) {
+        return core.stop_before(op, Fault::PROTECTION);
+    }
+    core.set::<3>(reg::RSP, stack.wrapping_add(8).wrapping_add(op.imm));
+    core.rip = to;
+    Leave::Indirect
+}
+
+pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Option<Lowering> {
+    use Mnemonic::*;
+    let mnemonic = instruction.mnemonic();
+    let kind = instruction.op0_kind();
+    let wide = match kind {
+        OpKind::NearBranch64 => true,
+        OpKind::Register => instruction.op0_register().size() == 8,
+        OpKind::Memory => instruction.memory_size().size() == 8,
+        _ => size == CodeSize::Long,
+    };
+    let direct = matches!(kind, OpKind::NearBranch64);
+    let long = size == CodeSize::Long && wide;
+    let run: Handler = match mnemonic {
+        Call | Ret | Jmp if mnemonic != Jmp => {
+            if !op.has_memory() {
+                op.marks |= THROUGH_STACK;
+            }
+            match (mnemonic, kind) {
+                (Ret, _)
+                    if long
+                        && instruction.code() != iced_x86::Code::Retnw
+                        && instruction.code() != iced_x86::Code::Retnw_imm16 =>
+                {
+                    ret::<true>
+                }
+                (Call, _) if long && direct => call::<true>,
+                (Call, OpKind::Register) if long => call_r::<true>,
+                (Call, OpKind::Memory) if long && !is_far(instruction) => call_m::<true>,
+                _ => return branch_legacy::select(instruction, size, op),
+            }
+        }
+        Jmp if long && direct => jmp,
+        Jmp if long && kind == OpKind::Register => jmp_r,
+        Jmp if long && kind == OpKind::Memory && !is_far(instruction) => jmp_m::<true>,
+        _ if long && instruction.is_jcc_short_or_near() => {
+            by_condition!(condition_number(instruction)?, jcc)
+        }
+        _ => return branch_legacy::select(instruction, size, op),
+    };
+    Some(Lowering::last(run))
+}
+
+/// Whether a branch through memory takes a selector along.
+fn is_far(instruction: &Instruction) -> bool {
+    instruction.is_call_far_indirect() || instruction.is_jmp_far_indirect()
+}
