@@ -26,8 +26,12 @@ pub(crate) struct Source<'a> {
 /// relative wraps around.
 const START_AT: u64 = 0x4000_0000;
 
-/// What an older CPU would do: iced decodes these otherwise only for lack of options.
-const OPTIONS: u32 = DecoderOptions::NONE;
+/// Encodings that CPUID does not claim are what they were before: TZCNT is BSF, LZCNT is BSR,
+/// WBNOINVD is WBINVD, and hints are NOPs.
+const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP
+    | DecoderOptions::NO_MPFX_0FBC
+    | DecoderOptions::NO_MPFX_0FBD
+    | DecoderOptions::NO_WBNOINVD;
 
 /// What the pass over flags wants to know of an operation.
 struct FlagUse {

@@ -11,7 +11,7 @@ mod operands;
 
 pub(crate) use cache::{Block, Cache, NO_BLOCK};
 pub(crate) use lower::{Source, translate};
-pub(crate) use operands::{Lowering, segment_number};
+pub(crate) use operands::{Lowering, number, segment_number, size_of};
 
 /// The most instructions of a block: bounds how deep handlers nest where a compiler does not turn
 /// their last calls into jumps.

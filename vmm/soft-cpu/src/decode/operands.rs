@@ -146,6 +146,10 @@ pub(crate) fn segment_number(register: Register) -> usize {
 fn memory(instruction: &Instruction, start: u64, size: CodeSize, op: &mut Op) -> Option<Op> {
     use iced_x86::Mnemonic;
 
+    if instruction.mnemonic() == Mnemonic::Xlatb {
+        // Its index is AL alone: the handler sees to the address.
+        return None;
+    }
     let segment = segment_number(instruction.memory_segment());
     if segment == seg::SS {
         op.marks |= THROUGH_STACK;

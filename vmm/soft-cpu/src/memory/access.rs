@@ -121,6 +121,11 @@ impl Core {
         Ok(())
     }
 
+    /// Fails as a read at the address would, and reads nothing.
+    pub(crate) fn probe_read(&mut self, address: u64) -> Result<(), Fault> {
+        self.translate(address, Purpose::Read).map(|_| ())
+    }
+
     /// Reads any number of bytes.
     pub(crate) fn load_bytes(&mut self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
         self.check_alignment(address, into.len())?;

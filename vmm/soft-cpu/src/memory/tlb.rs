@@ -156,6 +156,13 @@ impl Tlb {
         self.entries[Self::number(address, user)].write == last & !(PAGE - 1)
     }
 
+    /// The physical address behind a linear one, if the fast way is open.
+    pub(crate) fn open_page(&self, address: u64, user: usize, write: bool) -> Option<u64> {
+        let entry = &self.entries[Self::number(address, user)];
+        let tag = if write { entry.write } else { entry.read };
+        (tag == address & !(PAGE - 1)).then_some(entry.page & !(PAGE - 1) | address & (PAGE - 1))
+    }
+
     /// The physical page and rights of a linear page, if known.
     pub(crate) fn find(&self, address: u64, user: usize) -> Option<(u64, Rights)> {
         let entry = &self.entries[Self::number(address, user)];

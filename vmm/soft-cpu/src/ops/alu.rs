@@ -1,0 +1,396 @@
+//! ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST, MOV, and INC, DEC, NEG, NOT.
+
+use iced_x86::{Instruction, Mnemonic};
+
+use crate::core::Core;
+use crate::decode::Lowering;
+use crate::flags::{self, AF, CF, OF, flag, kind, mask, of_result};
+use crate::op::{Handler, Leave, Op, attempt, next, next_after_write};
+
+use super::{Form, by_size, operand_size};
+
+/// The operations with two operands.
+const ADD: usize = 0;
+const OR: usize = 1;
+const ADC: usize = 2;
+const SBB: usize = 3;
+const AND: usize = 4;
+const SUB: usize = 5;
+const XOR: usize = 6;
+const CMP: usize = 7;
+const TEST: usize = 8;
+const MOV: usize = 9;
+
+/// The operations with one.
+const INC: usize = 0;
+const DEC: usize = 1;
+const NEG: usize = 2;
+const NOT: usize = 3;
+
+/// Whether an operation keeps its result.
+const fn keeps(operation: usize) -> bool {
+    operation != CMP && operation != TEST
+}
+
+/// The result of an operation, with its flags noted if `F`.
+#[inline(always)]
+fn compute<const OP: usize, const F: bool, const S: usize>(core: &mut Core, a: u64, b: u64) -> u64 {
+    match OP {
+        ADD => {
+            let result = a.wrapping_add(b);
+            if F {
+                core.flags.set::<S>(kind::ADD, result, b);
+            }
+            result
+        }
+        SUB | CMP => {
+            let result = a.wrapping_sub(b);
+            if F {
+                core.flags.set::<S>(kind::SUB, result, b);
+            }
+            result
+        }
+        OR | AND | XOR | TEST => {
+            let result = match OP {
+                OR => a | b,
+                XOR => a ^ b,
+                _ => a & b,
+            };
+            if F {
+                core.flags.set::<S>(kind::LOGIC, result, 0);
+            }
+            result
+        }
+        ADC => {
+            let carry = u64::from(core.flags.carry());
+            let result = a.wrapping_add(b).wrapping_add(carry) & mask::<S>();
+            if F {
+                let (a, b) = (a & mask::<S>(), b & mask::<S>());
+                let sign = 1 << ((8 << S) - 1);
+                core.flags.set_bits(
+                    of_result::<S>(result)
+                        | flag(CF, result < a || carry != 0 && result == a)
+                        | flag(OF, (a ^ result) & (b ^ result) & sign != 0)
+                        | (a ^ b ^ result) & AF,
+                );
+            }
+            result
+        }
+        SBB => {
+            let carry = u64::from(core.flags.carry());
+            let result = a.wrapping_sub(b).wrapping_sub(carry) & mask::<S>();
+            if F {
+                let (a, b) = (a & mask::<S>(), b & mask::<S>());
+                let sign = 1 << ((8 << S) - 1);
+                core.flags.set_bits(
+                    of_result::<S>(result)
+                        | flag(CF, a < b || carry != 0 && a == b)
+                        | flag(OF, (a ^ b) & (a ^ result) & sign != 0)
+                        | (a ^ b ^ result) & AF,
+                );
+            }
+            result
+        }
+        _ => b,
+    }
+}
+
+fn rr<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let b = core.get::<S>(op.src);
+    let a = core.get::<S>(op.dst);
+    let result = compute::<OP, F, S>(core, a, b);
+    if keeps(OP) {
+        core.set::<S>(op.dst, result);
+    }
+    next(core, rest)
+}
+
+fn ri<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let a = core.get::<S>(op.dst);
+    let result = compute::<OP, F, S>(core, a, op.imm);
+    if keeps(OP) {
+        core.set::<S>(op.dst, result);
+    }
+    next(core, rest)
+}
+
+fn rm<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let b = attempt!(core, op, core.load::<S>(core.address(op)));
+    let a = core.get::<S>(op.dst);
+    let result = compute::<OP, F, S>(core, a, b);
+    if keeps(OP) {
+        core.set::<S>(op.dst, result);
+    }
+    next(core, rest)
+}
+
+/// Memory as the first operand, and `b` as the second.
+#[inline(always)]
+fn memory<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+    b: u64,
+) -> Leave {
+    let address = core.address(op);
+    if OP == MOV {
+        attempt!(core, op, core.store::<S>(address, b));
+        return next_after_write(core, op, rest);
+    }
+    if !keeps(OP) {
+        let a = attempt!(core, op, core.load::<S>(address));
+        compute::<OP, F, S>(core, a, b);
+        return next(core, rest);
+    }
+    let a = attempt!(core, op, core.load_for_write::<S>(address));
+    // ADC and SBB look at the flags, so the store must not fail after they are set: it cannot,
+    // since the load was checked as a write.
+    let result = compute::<OP, F, S>(core, a, b);
+    attempt!(core, op, core.store::<S>(address, result));
+    next_after_write(core, op, rest)
+}
+
+fn mr<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let b = core.get::<S>(op.src);
+    memory::<OP, F, S>(core, op, rest, b)
+}
+
+fn mi<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    memory::<OP, F, S>(core, op, rest, op.imm)
+}
+
+/// A handler for a form and size.
+fn binary<const OP: usize, const F: bool>(form: Form, size: usize) -> Handler {
+    match form {
+        Form::Rr => by_size!(size, rr, OP, F),
+        Form::Ri => by_size!(size, ri, OP, F),
+        Form::Rm => by_size!(size, rm, OP, F),
+        Form::Mr => by_size!(size, mr, OP, F),
+        Form::Mi => by_size!(size, mi, OP, F),
+    }
+}
+
+fn both<const OP: usize>(form: Form, size: usize) -> (Handler, Option<Handler>) {
+    let quiet = (OP != MOV).then(|| binary::<OP, false>(form, size));
+    (binary::<OP, true>(form, size), quiet)
+}
+
+/// The result of an operation with one operand.
+#[inline(always)]
+fn compute_one<const OP: usize, const F: bool, const S: usize>(core: &mut Core, a: u64) -> u64 {
+    let result = match OP {
+        INC => a.wrapping_add(1),
+        DEC => a.wrapping_sub(1),
+        NEG => a.wrapping_neg(),
+        _ => !a,
+    };
+    if F && OP != NOT {
+        let (kind, operand) = match OP {
+            INC => (kind::INC, u64::from(core.flags.carry())),
+            DEC => (kind::DEC, u64::from(core.flags.carry())),
+            _ => (kind::SUB, a),
+        };
+        core.flags.set::<S>(kind, result, operand);
+    }
+    result
+}
+
+fn r<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let a = core.get::<S>(op.dst);
+    let result = compute_one::<OP, F, S>(core, a);
+    core.set::<S>(op.dst, result);
+    next(core, rest)
+}
+
+fn m<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let address = core.address(op);
+    let a = attempt!(core, op, core.load_for_write::<S>(address));
+    let result = compute_one::<OP, F, S>(core, a);
+    attempt!(core, op, core.store::<S>(address, result));
+    next_after_write(core, op, rest)
+}
+
+fn unary<const OP: usize>(has_memory: bool, size: usize) -> (Handler, Option<Handler>) {
+    if has_memory {
+        (
+            by_size!(size, m, OP, true),
+            Some(by_size!(size, m, OP, false)),
+        )
+    } else {
+        (
+            by_size!(size, r, OP, true),
+            Some(by_size!(size, r, OP, false)),
+        )
+    }
+}
+
+/// XOR of a register with itself, and SUB: zero, whatever was in it.
+fn clear<const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    core.set::<S>(op.dst, 0);
+    core.flags.set::<S>(kind::LOGIC, 0, 0);
+    next(core, rest)
+}
+
+pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
+    use Mnemonic::*;
+    let (form, has_memory) = (Form::of(instruction), op.has_memory());
+    let mnemonic = instruction.mnemonic();
+    if !matches!(
+        mnemonic,
+        Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Mov | Inc | Dec | Neg | Not
+    ) {
+        return None;
+    }
+    let registers = [instruction.op0_register(), instruction.op1_register()];
+    if mnemonic == Mov
+        && registers
+            .iter()
+            .any(|r| r.is_segment_register() || r.is_cr() || r.is_dr())
+    {
+        return None;
+    }
+    let size = operand_size(instruction);
+    let (run, quiet) = match mnemonic {
+        Add => both::<ADD>(form, size),
+        Or => both::<OR>(form, size),
+        Adc => both::<ADC>(form, size),
+        Sbb => both::<SBB>(form, size),
+        And => both::<AND>(form, size),
+        Xor if form == Form::Rr && op.dst == op.src => (
+            by_size!(size, clear),
+            Some(binary::<XOR, false>(form, size)),
+        ),
+        Sub => both::<SUB>(form, size),
+        Xor => both::<XOR>(form, size),
+        Cmp => both::<CMP>(form, size),
+        Test => both::<TEST>(form, size),
+        Mov => both::<MOV>(form, size),
+        Inc => unary::<INC>(has_memory, size),
+        Dec => unary::<DEC>(has_memory, size),
+        Neg => unary::<NEG>(has_memory, size),
+        _ => unary::<NOT>(has_memory, size),
+    };
+    Some(Lowering {
+        run,
+        quiet,
+        ends: false,
+        pure: !has_memory,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{PF, SF, ZF};
+
+    /// Flags of one operation on bytes: by definition, bit by bit, for every pair of bytes.
+    #[test]
+    fn flags_of_bytes_are_as_defined() {
+        let mut core = Core::new(crate::Ram::anonymous(4096), Default::default());
+        for a in 0..=255u8 {
+            for b in 0..=255u8 {
+                for carry in [false, true] {
+                    let c = u8::from(carry);
+                    let sum = u16::from(a) + u16::from(b) + u16::from(c);
+                    let sum_overflow = i16::from(a as i8) + i16::from(b as i8) + i16::from(c);
+                    core.flags.set_bits(flag(CF, carry));
+                    let result = compute::<ADC, true, 0>(&mut core, a.into(), b.into()) as u8;
+                    assert_eq!(result, sum as u8);
+                    let expected = flag(CF, sum > 255)
+                        | flag(OF, i8::try_from(sum_overflow).is_err())
+                        | flag(AF, (a & 15) + (b & 15) + c > 15)
+                        | common(result);
+                    assert_eq!(core.flags.bits(), expected, "{a} + {b} + {c}");
+                    if !carry {
+                        compute::<ADD, true, 0>(&mut core, a.into(), b.into());
+                        assert_eq!(core.flags.bits(), expected, "{a} + {b}");
+                    }
+
+                    let difference = i16::from(a as i8) - i16::from(b as i8) - i16::from(c);
+                    core.flags.set_bits(flag(CF, carry));
+                    let result = compute::<SBB, true, 0>(&mut core, a.into(), b.into()) as u8;
+                    assert_eq!(result, a.wrapping_sub(b).wrapping_sub(c));
+                    let expected = flag(CF, u16::from(a) < u16::from(b) + u16::from(c))
+                        | flag(OF, i8::try_from(difference).is_err())
+                        | flag(AF, a & 15 < (b & 15) + c)
+                        | common(result);
+                    assert_eq!(core.flags.bits(), expected, "{a} - {b} - {c}");
+                    if !carry {
+                        compute::<CMP, true, 0>(&mut core, a.into(), b.into());
+                        assert_eq!(core.flags.bits(), expected, "{a} - {b}");
+                        conditions_agree(&core);
+                    }
+                }
+            }
+        }
+    }
+
+    fn common(result: u8) -> u64 {
+        flag(ZF, result == 0)
+            | flag(SF, result >= 128)
+            | flag(PF, result.count_ones().is_multiple_of(2))
+    }
+
+    /// The shortcuts of conditions say what the flags say.
+    fn conditions_agree(core: &Core) {
+        let bits = core.flags.bits();
+        macro_rules! check {
+            ($($cc:literal)*) => {$(
+                assert_eq!(core.flags.holds::<$cc>(), flags::condition($cc, bits), "{}", $cc);
+            )*};
+        }
+        check!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    }
+
+    #[test]
+    fn one_operand_flags_are_as_defined() {
+        let mut core = Core::new(crate::Ram::anonymous(4096), Default::default());
+        for a in 0..=255u8 {
+            for carry in [0, CF] {
+                core.flags.set_bits(carry);
+                let result = compute_one::<INC, true, 0>(&mut core, a.into()) as u8;
+                let expected = carry | flag(OF, a == 127) | flag(AF, a & 15 == 15) | common(result);
+                assert_eq!(core.flags.bits(), expected, "inc {a}");
+                conditions_agree(&core);
+
+                core.flags.set_bits(carry);
+                let result = compute_one::<DEC, true, 0>(&mut core, a.into()) as u8;
+                let expected = carry | flag(OF, a == 128) | flag(AF, a & 15 == 0) | common(result);
+                assert_eq!(core.flags.bits(), expected, "dec {a}");
+                conditions_agree(&core);
+            }
+            let result = compute_one::<NEG, true, 0>(&mut core, a.into()) as u8;
+            let expected =
+                flag(CF, a != 0) | flag(OF, a == 128) | flag(AF, a & 15 != 0) | common(result);
+            assert_eq!(core.flags.bits(), expected, "neg {a}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! SHL, SHR, SAR, ROL, ROR, RCL, RCR.
+//!
+//! A count of zero leaves the flags alone. Counts are masked to five bits, or six for 64-bit
+//! operands; RCL and RCR go round through the carry.
+
+use iced_x86::{Instruction, Mnemonic, OpKind};
+
+use crate::core::{Core, reg};
+use crate::decode::Lowering;
+use crate::flags::{CF, OF, flag, kind, mask, signed};
+use crate::op::{Handler, Leave, Op, attempt, next, next_after_write};
+
+use super::{by_size, operand_size};
+
+const SHL: usize = 0;
+const SHR: usize = 1;
+const SAR: usize = 2;
+const ROL: usize = 3;
+const ROR: usize = 4;
+const RCL: usize = 5;
+const RCR: usize = 6;
+
+/// The result for a count that is masked, and not zero.
+#[inline(always)]
+fn compute<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    a: u64,
+    count: u32,
+) -> u64 {
+    let bits = 8 << S;
+    let a = a & mask::<S>();
+    match OP {
+        SHL => {
+            // Counts may pass the width of bytes and words.
+            let result = a.checked_shl(count).unwrap_or(0);
+            if F {
+                let out = if count <= bits {
+                    a >> (bits - count) & 1
+                } else {
+                    0
+                };
+                core.flags.set::<S>(kind::SHL, result, out);
+            }
+            result
+        }
+        SHR => {
+            let result = a >> count;
+            if F {
+                core.flags.set::<S>(kind::SHR, result, a >> (count - 1) & 1);
+            }
+            result
+        }
+        SAR => {
+            let value = signed::<S>(a);
+            let result = (value >> count) as u64;
+            if F {
+                core.flags
+                    .set::<S>(kind::SAR, result, (value >> (count - 1)) as u64 & 1);
+            }
+            result
+        }
+        ROL | ROR => {
+            let count = count % bits;
+            let result = if count == 0 {
+                a
+            } else if OP == ROL {
+                (a << count | a >> (bits - count)) & mask::<S>()
+            } else {
+                (a >> count | a << (bits - count)) & mask::<S>()
+            };
+            if F {
+                let top = result >> (bits - 1) & 1;
+                let (carry, overflow) = if OP == ROL {
+                    (result & 1, top ^ result & 1)
+                } else {
+                    (top, top ^ result >> (bits - 2) & 1)
+                };
+                core.flags
+                    .change(CF | OF, flag(CF, carry != 0) | flag(OF, overflow != 0));
+            }
+            result
+        }
+        _ => {
+            // One bit wider: the carry stands above the operand.
+            let width = bits + 1;
+            let count = count % width;
+            let wide = u128::from(a) | u128::from(core.flags.carry()) << bits;
+            let turned = if count == 0 {
+                wide
+            } else if OP == RCL {
+                wide << count | wide >> (width - count)
+            } else {
+                wide >> count | wide << (width - count)
+            };
+            let result = turned as u64 & mask::<S>();
+            let carry = turned >> bits & 1 != 0;
+            let top = result >> (bits - 1) & 1;
+            let overflow = if OP == RCL {
+                (top != 0) != carry
+            } else {
+                top != result >> (bits - 2) & 1
+            };
+            core.flags
+                .change(CF | OF, flag(CF, carry) | flag(OF, overflow));
+            result
+        }
+    }
+}
+
+/// The count of an instruction that takes it from CL.
+#[inline(always)]
+fn count_in_cl<const S: usize>(core: &Core) -> u32 {
+    core.get::<0>(reg::RCX) as u32 & if S == 3 { 63 } else { 31 }
+}
+
+fn r_imm<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let a = core.get::<S>(op.dst);
+    let result = compute::<OP, F, S>(core, a, op.imm as u32);
+    core.set::<S>(op.dst, result);
+    next(core, rest)
+}
+
+fn r_cl<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let count = count_in_cl::<S>(core);
+    let a = core.get::<S>(op.dst);
+    let result = if count == 0 {
+        a
+    } else {
+        compute::<OP, F, S>(core, a, count)
+    };
+    core.set::<S>(op.dst, result);
+    next(core, rest)
+}
+
+#[inline(always)]
+fn m<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+    count: u32,
+) -> Leave {
+    let address = core.address(op);
+    let a = attempt!(core, op, core.load_for_write::<S>(address));
+    if count != 0 {
+        let result = compute::<OP, F, S>(core, a, count);
+        attempt!(core, op, core.store::<S>(address, result));
+    }
+    next_after_write(core, op, rest)
+}
+
+fn m_imm<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    m::<OP, F, S>(core, op, rest, op.imm as u32)
+}
+
+fn m_cl<const OP: usize, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let count = count_in_cl::<S>(core);
+    m::<OP, F, S>(core, op, rest, count)
+}
+
+fn forms<const OP: usize, const F: bool>(has_memory: bool, by_cl: bool, size: usize) -> Handler {
+    match (has_memory, by_cl) {
+        (false, false) => by_size!(size, r_imm, OP, F),
+        (false, true) => by_size!(size, r_cl, OP, F),
+        (true, false) => by_size!(size, m_imm, OP, F),
+        (true, true) => by_size!(size, m_cl, OP, F),
+    }
+}
+
+fn both<const OP: usize>(has_memory: bool, by_cl: bool, size: usize) -> (Handler, Option<Handler>) {
+    (
+        forms::<OP, true>(has_memory, by_cl, size),
+        Some(forms::<OP, false>(has_memory, by_cl, size)),
+    )
+}
+
+/// A shift of a register by nothing: only, of 32 bits, the upper half is cleared.
+fn keep<const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    let value = core.get::<S>(op.dst);
+    core.set::<S>(op.dst, value);
+    next(core, rest)
+}
+
+pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering> {
+    use Mnemonic::*;
+    let mnemonic = instruction.mnemonic();
+    if !matches!(mnemonic, Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr) {
+        return None;
+    }
+    let size = operand_size(instruction);
+    let (has_memory, by_cl) = (op.has_memory(), instruction.op1_kind() == OpKind::Register);
+    if !by_cl {
+        op.imm &= if size == 3 { 63 } else { 31 };
+        if op.imm == 0 && !has_memory {
+            return Some(Lowering::of(by_size!(size, keep)));
+        }
+    }
+    let (run, quiet) = match mnemonic {
+        Shr => both::<SHR>(has_memory, by_cl, size),
+        Sar => both::<SAR>(has_memory, by_cl, size),
+        Rol => both::<ROL>(has_memory, by_cl, size),
+        Ror => both::<ROR>(has_memory, by_cl, size),
+        Rcl => both::<RCL>(has_memory, by_cl, size),
+        Rcr => both::<RCR>(has_memory, by_cl, size),
+        _ => both::<SHL>(has_memory, by_cl, size),
+    };
+    // By CL, the flags stay if the count is zero: that is a look at them.
+    let pure = !has_memory && !by_cl;
+    Some(Lowering {
+        run,
+        quiet,
+        ends: false,
+        pure,
+    })
+}
