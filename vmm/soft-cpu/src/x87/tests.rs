@@ -5,7 +5,7 @@
 use super::exec::{Effect, Undefined};
 use super::format::{F80, J, QUIET};
 use super::state::Fpu;
-use crate::oracle::{Native, Random, X87};
+use crate::oracle::{Machine, Native, Random};
 
 /// A register's content: special values, neighbours of limits, and everything between.
 pub(crate) fn value(r: &mut Random) -> F80 {
@@ -75,6 +75,18 @@ fn image(f: &Fpu) -> [u8; 108] {
     b
 }
 
+fn machine(f: &Fpu) -> Machine {
+    let mut m = Machine::default();
+    m.saved[..108].copy_from_slice(&image(f));
+    m
+}
+
+fn saved(m: &Machine) -> [u8; 108] {
+    let mut b = [0; 108];
+    b.copy_from_slice(&m.saved[..108]);
+    b
+}
+
 /// The image without pointers and opcode, which are not recorded, and without the selectors.
 fn comparable(mut b: [u8; 108]) -> [u8; 108] {
     b[12..28].fill(0);
@@ -96,16 +108,16 @@ fn show(b: &[u8; 108]) -> String {
 /// Runs `fop` natively and here on `cases` states.
 fn check_registers(fop: u16, cases: u32, ignore_conditions: u16, seed: u64) -> Result<(), String> {
     let code = [0xd8 | (fop >> 8) as u8, fop as u8];
-    let native = Native::x87(&code);
+    let native = Native::new(&code);
     let mut r = Random(seed ^ u64::from(fop) << 32);
     for _ in 0..cases {
         let before = state(&mut r);
         let mut f = before.clone();
-        let mut n = X87::new(image(&before));
+        let mut n = machine(&before);
         n.flags = 2 | r.next() & 0x8d5;
         n.rax = r.next();
         let (flags, rax) = (n.flags, n.rax);
-        native.run_x87(&mut n);
+        native.run(&mut n);
         let effect = f.register(fop, flags).map_err(|Undefined| "undefined here".to_string())?;
         let (flags, rax) = match effect {
             Effect::None => (flags, rax),
@@ -113,7 +125,7 @@ fn check_registers(fop: u16, cases: u32, ignore_conditions: u16, seed: u64) -> R
             Effect::Ax(ax) => (flags, rax & !0xffff | u64::from(ax)),
         };
         let mut here = comparable(image(&f));
-        let mut there = comparable(n.saved);
+        let mut there = comparable(saved(&n));
         for b in [&mut here, &mut there] {
             b[5] &= !(ignore_conditions >> 8) as u8;
         }
@@ -193,18 +205,18 @@ fn memory_forms_equal_the_processor() {
         if reads.is_none() && writes.is_none() {
             continue;
         }
-        let native = Native::x87(&[0xd8 | (fop >> 8) as u8, fop as u8]);
+        let native = Native::new(&[0xd8 | (fop >> 8) as u8, fop as u8]);
         let mut r = Random(2 ^ u64::from(fop) << 32);
         for _ in 0..6000 {
             let before = state(&mut r);
             let data = operand(&mut r, fop);
             let mut f = before.clone();
-            let mut n = X87::new(image(&before));
+            let mut n = machine(&before);
             // FLDCW that unmasks a pending exception is another test's.
             let data = if fop == 0x12e { data | 0x3f } else { data };
             n.memory[..16].copy_from_slice(&data.to_le_bytes());
             let mut memory = n.memory;
-            native.run_x87(&mut n);
+            native.run(&mut n);
             if reads.is_some() {
                 f.memory_load(fop, data);
             }
@@ -215,7 +227,7 @@ fn memory_forms_equal_the_processor() {
                 }
                 f.stored(fop, &store);
             }
-            let (here, there) = (comparable(image(&f)), comparable(n.saved));
+            let (here, there) = (comparable(image(&f)), comparable(saved(&n)));
             if here != there || memory != n.memory {
                 bad.push(format!(
                     "{:02x} {:02x} data {data:x}\nbefore {}\nnative {} {:x?}\nhere   {} {:x?}",
