@@ -31,8 +31,6 @@ pub(crate) mod cr0 {
 
 /// Bits of CR4.
 pub(crate) mod cr4 {
-    pub(crate) const VME: u64 = 1;
-    pub(crate) const PVI: u64 = 1 << 1;
     pub(crate) const TSD: u64 = 1 << 2;
     pub(crate) const DE: u64 = 1 << 3;
     pub(crate) const PSE: u64 = 1 << 4;
@@ -95,8 +93,6 @@ pub(crate) struct Core {
     pub(crate) system_flags: u64,
     /// The instruction pointer, at the borders of blocks.
     pub(crate) rip: u64,
-    /// The half of the TLB that accesses go to: 0 for the kernel's.
-    pub(crate) user: usize,
     /// Something happened that the block must be left for: a posted write, translated code was
     /// overwritten.
     pub(crate) attention: bool,
@@ -122,6 +118,10 @@ pub(crate) struct Core {
     pub(crate) fault_address: u64,
     /// At this position, interrupts are held off by STI or a load of SS.
     pub(crate) shadow_at: Option<u64>,
+    /// A breakpoint is enabled in DR7.
+    pub(crate) has_breakpoints: bool,
+    /// The bits in DR6 of the data breakpoints that the current instruction has met.
+    pub(crate) breakpoints_met: u64,
     /// HLT was executed.
     pub(crate) halted: bool,
     /// The machine has stopped for good.
@@ -172,7 +172,6 @@ impl Core {
             flags: Flags::from_bits(0),
             system_flags: flags::FIXED,
             rip: 0,
-            user: 0,
             attention: false,
             checks_alignment: false,
             cpl: 0,
@@ -185,6 +184,8 @@ impl Core {
             fault_through_stack: false,
             fault_address: 0,
             shadow_at: None,
+            has_breakpoints: false,
+            breakpoints_met: 0,
             halted: false,
             triple_fault: false,
             tlb: Tlb::new(),
@@ -365,7 +366,7 @@ impl Core {
         } else {
             0xFFFF
         };
-        self.user = Tlb::half(self.cpl == 3);
+        self.tlb.select(self.cpl == 3);
         let checks = self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.system_flags & flags::AC != 0;
         if checks && !self.checks_alignment {
             // Closes the fast way.

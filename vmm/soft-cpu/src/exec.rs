@@ -49,7 +49,9 @@ impl SoftCpu {
                 // Held off for one instruction.
                 end = self.core.position + 1;
             }
-            if self.core.system_flags & TF != 0 || !self.core.devices.answers.is_empty() {
+            let core = &self.core;
+            let singly = core.system_flags & TF != 0 || core.has_breakpoints;
+            if singly || !core.devices.answers.is_empty() {
                 self.step();
             } else {
                 self.core.limit = end;
@@ -75,14 +77,17 @@ impl SoftCpu {
     /// Carries out one instruction, or one iteration of it, by a block of its own.
     fn step(&mut self) {
         let trap = self.core.system_flags & TF != 0;
+        if self.core.devices.answers.is_empty() && self.core.meets_breakpoint() {
+            return;
+        }
+        self.core.breakpoints_met = 0;
         self.core.limit = self.core.position + 1;
         self.core.devices.used = 0;
         if let Some(block) = self.fetch().and_then(|physical| self.decode(physical, 1))
             && self.run_uncached(&block)
-            && trap
             && !self.core.triple_fault
         {
-            self.core.single_step_trap();
+            self.core.trap_behind(trap);
         }
         self.settle();
     }
@@ -97,7 +102,7 @@ impl SoftCpu {
             let block = self.cache.block(number);
             let position = self.core.position + block.instructions;
             if position > end {
-                if position > limit {
+                if position > limit && self.core.position < limit {
                     self.run_part(limit);
                 }
                 return;
@@ -111,13 +116,25 @@ impl SoftCpu {
                     0
                 }
                 Leave::Branch => 1,
-                Leave::Indirect => 2,
+                Leave::Indirect => {
+                    self.core.position = position;
+                    if position >= end {
+                        return;
+                    }
+                    match self.enter() {
+                        Some(found) => number = found,
+                        None => return,
+                    }
+                    continue;
+                }
                 Leave::After | Leave::Recheck | Leave::Fault => {
                     let (instructions, bytes) = (block.instructions, block.bytes);
-                    self.cache.note_executed(start);
                     self.left(leave, instructions, bytes);
                     if leave != Leave::After || self.core.attention {
                         self.settle();
+                        return;
+                    }
+                    if self.core.position >= end {
                         return;
                     }
                     match self.enter() {
@@ -127,10 +144,14 @@ impl SoftCpu {
                     continue;
                 }
             };
-            let linked = block.links.get(way).copied().unwrap_or(NO_BLOCK);
             self.core.position = position;
-            self.cache.note_executed(start);
+            let linked = block.links[way];
             number = if linked == NO_BLOCK {
+                // Beyond the end nothing may be looked up: that could fault, or set a page
+                // table's accessed bit.
+                if position >= end {
+                    return;
+                }
                 match self.enter_and_link(number, way, start) {
                     Some(found) => found,
                     None => return,
@@ -148,8 +169,7 @@ impl SoftCpu {
         let generation = self.cache.generation();
         let found = self.enter()?;
         let same_page = (start ^ self.core.rip) & !(PAGE - 1) == 0;
-        if way < 2
-            && same_page
+        if same_page
             && !across
             && self.core.code_size == CodeSize::Long
             && self.cache.generation() == generation
@@ -176,7 +196,6 @@ impl SoftCpu {
     /// Runs a block once. True if its instructions retired.
     fn run_uncached(&mut self, block: &Block) -> bool {
         self.core.regs[usize::from(START)] = self.core.rip;
-        self.cache.note_executed(self.core.rip);
         let leave = next(&mut self.core, &block.ops);
         self.left(leave, block.instructions, block.bytes)
     }
@@ -221,6 +240,7 @@ impl SoftCpu {
     #[inline(always)]
     fn enter(&mut self) -> Option<u32> {
         let physical = self.fetch()?;
+        self.cache.note_entered(self.core.rip);
         match self.cache.find(physical, self.core.code_size) {
             Some(found) if self.cache.block(found).second_page.is_none() => Some(found),
             found => self.enter_slowly(physical, found),

@@ -172,8 +172,7 @@ impl SoftCpu {
     ///
     /// # Panics
     ///
-    /// Between the accesses of one instruction, where [`SoftCpu::at_boundary`] does not hold for
-    /// posted writes or a read without its answer.
+    /// If a read waits for its answer.
     #[must_use]
     pub fn save(&mut self) -> State {
         self.flush_translations();
@@ -187,11 +186,7 @@ impl SoftCpu {
     /// As [`SoftCpu::save`].
     #[must_use]
     pub fn state(&self) -> State {
-        let devices = &self.core.devices;
-        assert!(
-            devices.wanted.is_none() && !devices.waiting && devices.posted.is_empty(),
-            "a device has not been heard or answered"
-        );
+        assert!(!self.core.devices.waiting, "a read waits for its answer");
         self.core.state()
     }
 
@@ -219,9 +214,10 @@ impl SoftCpu {
         self.settle();
     }
 
-    /// Up to 20 addresses of blocks executed last, the latest first, for a report.
+    /// Up to 20 addresses where execution went lately by calls, returns and jumps to other pages, the
+    /// latest first, for a report.
     #[must_use]
-    pub fn recent_blocks(&self) -> Vec<u64> {
+    pub fn recent_branches(&self) -> Vec<u64> {
         self.cache.recent()
     }
 

@@ -55,8 +55,6 @@ pub(crate) const WIDE: u8 = 4;
 pub(crate) const REP: u8 = 8;
 /// Has a REPNE prefix.
 pub(crate) const REPNE: u8 = 16;
-/// A 16-bit operand size.
-pub(crate) const NARROW: u8 = 32;
 
 /// One micro-operation: an instruction, two fused ones, or the address of a complicated operand
 /// in front of its instruction.
@@ -117,6 +115,16 @@ pub(crate) fn next_after_write(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     next(core, rest)
 }
 
+/// [`next_after_write`], but for a write on the fast way nothing asks to leave.
+#[inline(always)]
+pub(crate) fn next_on<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    if FAST {
+        next(core, rest)
+    } else {
+        next_after_write(core, op, rest)
+    }
+}
+
 /// The value of a `Result<_, Fault>`, or the way out of a handler.
 macro_rules! attempt {
     ($core:ident, $op:ident, $result:expr) => {
@@ -127,6 +135,21 @@ macro_rules! attempt {
     };
 }
 pub(crate) use attempt;
+
+/// What an access to memory gives, in a handler that exists twice: with `FAST` it knows nothing but
+/// the fast way of the TLB and calls nothing, so it needs no stack frame; where that way is closed,
+/// its slow twin does the work from the beginning. Nothing may have changed until then. Such handlers
+/// are `inline(never)`, or the compiler would put both into one.
+macro_rules! reach {
+    ($fast:ident, $core:ident, $op:ident, $rest:ident, $access:expr, $slow:expr) => {
+        match $access {
+            Ok(value) => value,
+            Err(_) if $fast => return $slow($core, $op, $rest),
+            Err(fault) => return $core.stop_before($op, fault),
+        }
+    };
+}
+pub(crate) use reach;
 
 /// Makes a [`Handler`] of a `fn(&mut Core, &Op) -> Result<(), Fault>`: the way to add instructions
 /// that need no speed of their own.

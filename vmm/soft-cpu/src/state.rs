@@ -1,5 +1,7 @@
 //! The architectural state, as others save, compare and restore it.
 
+use crate::devices::Access;
+
 /// A segment register with its hidden part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
@@ -99,4 +101,7 @@ pub struct State {
     /// The instruction at RIP has begun: these are the answers of devices to its first reads.
     /// Empty nearly always; only an instruction that reads devices twice is seen like this.
     pub answers: Vec<u64>,
+    /// The instruction before RIP has written to devices that have yet to hear of it. Empty nearly
+    /// always; only behind the first access of an instruction with several.
+    pub posted: Vec<Access>,
 }

@@ -71,7 +71,7 @@ type Map<V> = HashMap<u64, V, BuildHasherDefault<Spread>>;
 pub(crate) struct Cache {
     blocks: Vec<Block>,
     unused: Vec<u32>,
-    front: Vec<(u64, u32)>,
+    front: Box<[(u64, u32); FRONT]>,
     by_key: Map<u32>,
     /// The blocks of a physical page, those reaching into it included.
     by_page: Map<Vec<u32>>,
@@ -89,7 +89,10 @@ impl Cache {
         Cache {
             blocks: Vec::new(),
             unused: Vec::new(),
-            front: vec![(NO_KEY, NO_BLOCK); FRONT],
+            front: vec![(NO_KEY, NO_BLOCK); FRONT]
+                .into_boxed_slice()
+                .try_into()
+                .unwrap_or_else(|_| unreachable!("the length is the array's")),
             by_key: Map::default(),
             by_page: Map::default(),
             ops: 0,
@@ -234,14 +237,14 @@ impl Cache {
         core.pages.forget_code();
     }
 
-    /// Notes where a block begins, for reports.
+    /// Notes where a block begins that was found without a link, for reports.
     #[inline(always)]
-    pub(crate) fn note_executed(&mut self, rip: u64) {
+    pub(crate) fn note_entered(&mut self, rip: u64) {
         self.recent[self.recent_next % 32] = rip;
         self.recent_next = self.recent_next.wrapping_add(1);
     }
 
-    /// The latest 20 of [`Cache::note_executed`], the latest first.
+    /// The latest 20 of [`Cache::note_entered`], the latest first.
     pub(crate) fn recent(&self) -> Vec<u64> {
         let count = self.recent_next.min(20);
         (1..=count)

@@ -27,7 +27,7 @@ impl Core {
     /// Reads `1 << S` bytes, zero-extended.
     #[inline(always)]
     pub(crate) fn load<const S: usize>(&mut self, address: u64) -> Result<u64, Fault> {
-        match self.tlb.load::<S>(address, self.user) {
+        match self.tlb.load::<S>(address) {
             Some(value) => Ok(value),
             None => self.load_slow(address, 1 << S),
         }
@@ -36,7 +36,7 @@ impl Core {
     /// Writes the low `1 << S` bytes of `value`.
     #[inline(always)]
     pub(crate) fn store<const S: usize>(&mut self, address: u64, value: u64) -> Result<(), Fault> {
-        if self.tlb.store::<S>(address, self.user, value) {
+        if self.tlb.store::<S>(address, value) {
             return Ok(());
         }
         self.store_slow(address, value, 1 << S)
@@ -46,12 +46,56 @@ impl Core {
     /// with the write's error code.
     #[inline(always)]
     pub(crate) fn load_for_write<const S: usize>(&mut self, address: u64) -> Result<u64, Fault> {
-        if self.tlb.writable::<S>(address, self.user)
-            && let Some(value) = self.tlb.load::<S>(address, self.user)
+        if self.tlb.writable::<S>(address)
+            && let Some(value) = self.tlb.load::<S>(address)
         {
             return Ok(value);
         }
         self.load_for_write_slow(address, 1 << S)
+    }
+
+    /// [`Core::load`], or with `FAST` only if that is quick: see [`crate::op::reach`].
+    #[inline(always)]
+    pub(crate) fn load_on<const FAST: bool, const S: usize>(
+        &mut self,
+        address: u64,
+    ) -> Result<u64, Fault> {
+        if FAST {
+            self.tlb.load::<S>(address).ok_or(Fault::Device)
+        } else {
+            self.load::<S>(address)
+        }
+    }
+
+    /// [`Core::store`], likewise.
+    #[inline(always)]
+    pub(crate) fn store_on<const FAST: bool, const S: usize>(
+        &mut self,
+        address: u64,
+        value: u64,
+    ) -> Result<(), Fault> {
+        if !FAST {
+            self.store::<S>(address, value)
+        } else if self.tlb.store::<S>(address, value) {
+            Ok(())
+        } else {
+            Err(Fault::Device)
+        }
+    }
+
+    /// [`Core::load_for_write`], likewise. A store to the same place is then quick as well.
+    #[inline(always)]
+    pub(crate) fn load_for_write_on<const FAST: bool, const S: usize>(
+        &mut self,
+        address: u64,
+    ) -> Result<u64, Fault> {
+        if !FAST {
+            self.load_for_write::<S>(address)
+        } else if self.tlb.writable::<S>(address) {
+            self.tlb.load::<S>(address).ok_or(Fault::Device)
+        } else {
+            Err(Fault::Device)
+        }
     }
 
     #[cold]
@@ -78,7 +122,7 @@ impl Core {
     /// Reads 16 bytes at any address.
     #[inline(always)]
     pub(crate) fn load_16(&mut self, address: u64) -> Result<u128, Fault> {
-        if let Some(value) = self.tlb.load_16(address, self.user) {
+        if let Some(value) = self.tlb.load_16(address) {
             return Ok(value);
         }
         let mut bytes = [0; 16];
@@ -89,7 +133,7 @@ impl Core {
     /// Writes 16 bytes at any address.
     #[inline(always)]
     pub(crate) fn store_16(&mut self, address: u64, value: u128) -> Result<(), Fault> {
-        if self.tlb.store_16(address, self.user, value) {
+        if self.tlb.store_16(address, value) {
             return Ok(());
         }
         self.store_bytes(address, &value.to_le_bytes())
@@ -98,7 +142,7 @@ impl Core {
     /// Reads 16 bytes as most SSE instructions do: #GP(0) if they are not aligned.
     #[inline(always)]
     pub(crate) fn load_16_aligned(&mut self, address: u64) -> Result<u128, Fault> {
-        if address % 16 != 0 {
+        if !address.is_multiple_of(16) {
             return Err(Fault::PROTECTION);
         }
         self.load_16(address)
@@ -107,7 +151,7 @@ impl Core {
     /// Writes 16 bytes: #GP(0) if they are not aligned.
     #[inline(always)]
     pub(crate) fn store_16_aligned(&mut self, address: u64, value: u128) -> Result<(), Fault> {
-        if address % 16 != 0 {
+        if !address.is_multiple_of(16) {
             return Err(Fault::PROTECTION);
         }
         self.store_16(address, value)
@@ -129,6 +173,7 @@ impl Core {
     /// Reads any number of bytes.
     pub(crate) fn load_bytes(&mut self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
         self.check_alignment(address, into.len())?;
+        self.compare_access(address, into.len(), false);
         for (at, _, _) in parts(address, into.len()) {
             self.translate(at, Purpose::Read)?;
         }
@@ -145,13 +190,14 @@ impl Core {
     /// Writes any number of bytes.
     pub(crate) fn store_bytes(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
         self.check_alignment(address, bytes.len())?;
+        self.compare_access(address, bytes.len(), true);
         self.probe_write(address, bytes.len())?;
         for (at, offset, len) in parts(address, bytes.len()) {
             let physical = self.translate(at, Purpose::Write)?;
             let bytes = &bytes[offset..offset + len];
             if self.write_physical(physical, bytes) {
                 if self.pages.quiet(physical) {
-                    self.tlb.open_for_writes(at, self.user);
+                    self.tlb.open_for_writes(at);
                 }
             } else {
                 self.write_device(physical, bytes);
@@ -209,10 +255,10 @@ impl Core {
     /// Carries out `work` with the rights of the kernel: descriptor tables and the like are read
     /// so at any privilege level.
     pub(crate) fn as_supervisor<T>(&mut self, work: impl FnOnce(&mut Core) -> T) -> T {
-        let user = std::mem::replace(&mut self.user, 0);
+        let user = self.tlb.select(false);
         let checks_alignment = std::mem::replace(&mut self.checks_alignment, false);
         let result = work(self);
-        self.user = user;
+        self.tlb.select(user);
         self.checks_alignment = checks_alignment;
         result
     }

@@ -6,7 +6,7 @@ use crate::core::Core;
 use crate::fault::Fault;
 
 use super::ram::PAGE;
-use super::tlb::{Rights, Tlb};
+use super::tlb::Rights;
 
 /// What an address is translated for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,16 +57,17 @@ impl Core {
     /// The physical address behind a linear one, through the TLB.
     pub(crate) fn translate(&mut self, address: u64, purpose: Purpose) -> Result<u64, Fault> {
         let offset = address & (PAGE - 1);
-        if let Some((page, rights)) = self.tlb.find(address, self.user)
+        if let Some((page, rights)) = self.tlb.find(address)
             && (rights.write || purpose != Purpose::Write)
         {
             return Ok(page | offset);
         }
         let Walk { page, rights } = self.walk(address, purpose)?;
         if !self.checks_alignment
+            && !self.is_watched(address)
             && let Some(host) = self.ram.page(page)
         {
-            self.tlb.insert(address, self.user, (page, host), rights);
+            self.tlb.insert(address, (page, host), rights);
         }
         Ok(page | offset)
     }
@@ -74,7 +75,7 @@ impl Core {
     /// The physical address of an instruction, through the TLB for instructions.
     #[inline(always)]
     pub(crate) fn translate_fetch(&mut self, address: u64) -> Result<u64, Fault> {
-        match self.fetch_tlb.find(address, self.user) {
+        match self.fetch_tlb.find(address, self.cpl == 3) {
             Some(page) => Ok(page | address & (PAGE - 1)),
             None => self.translate_fetch_slow(address),
         }
@@ -85,7 +86,8 @@ impl Core {
     fn translate_fetch_slow(&mut self, address: u64) -> Result<u64, Fault> {
         let walk = self.walk(address, Purpose::Fetch)?;
         let global = walk.rights.global;
-        self.fetch_tlb.insert(address, self.user, walk.page, global);
+        self.fetch_tlb
+            .insert(address, self.cpl == 3, walk.page, global);
         Ok(walk.page | address & (PAGE - 1))
     }
 
@@ -102,7 +104,7 @@ impl Core {
         if !is_canonical(address) {
             return Err(Fault::NonCanonical);
         }
-        let user = self.user == Tlb::half(true);
+        let user = self.tlb.user();
         let mut fault_code = match purpose {
             Purpose::Read => 0,
             Purpose::Write => code::WRITE,
@@ -159,8 +161,7 @@ impl Core {
             return Err(self.page_fault(address, fault_code | code::PROTECTION));
         }
         let dirty = if purpose == Purpose::Write { DIRTY } else { 0 };
-        for above in level..4 {
-            let (at, entry) = entries[above];
+        for (above, (at, entry)) in entries.into_iter().enumerate().skip(level) {
             let wanted = entry | ACCESSED | if above == level { dirty } else { 0 };
             if wanted != entry {
                 self.write_physical(at, &wanted.to_le_bytes());
@@ -190,7 +191,7 @@ const FETCH_ENTRIES: usize = 256;
 /// block was interrupted leaves no trace.
 pub(crate) struct FetchTlb {
     /// Linear page, and physical page with [`GLOBAL`].
-    entries: Vec<(u64, u64)>,
+    entries: Box<[(u64, u64); 2 * FETCH_ENTRIES]>,
 }
 
 const NO_PAGE: (u64, u64) = (1, 0);
@@ -198,22 +199,22 @@ const NO_PAGE: (u64, u64) = (1, 0);
 impl FetchTlb {
     pub(crate) fn new() -> FetchTlb {
         FetchTlb {
-            entries: vec![NO_PAGE; 2 * FETCH_ENTRIES],
+            entries: Box::new([NO_PAGE; 2 * FETCH_ENTRIES]),
         }
     }
 
     #[inline(always)]
-    fn number(address: u64, user: usize) -> usize {
-        (address >> 12) as usize % FETCH_ENTRIES + usize::from(user != 0) * FETCH_ENTRIES
+    fn number(address: u64, user: bool) -> usize {
+        (address >> 12) as usize % FETCH_ENTRIES + usize::from(user) * FETCH_ENTRIES
     }
 
     #[inline(always)]
-    fn find(&self, address: u64, user: usize) -> Option<u64> {
+    fn find(&self, address: u64, user: bool) -> Option<u64> {
         let (linear, page) = self.entries[Self::number(address, user)];
         (linear == address & !(PAGE - 1)).then_some(page & ADDRESS)
     }
 
-    fn insert(&mut self, address: u64, user: usize, page: u64, global: bool) {
+    fn insert(&mut self, address: u64, user: bool, page: u64, global: bool) {
         self.entries[Self::number(address, user)] = (
             address & !(PAGE - 1),
             page | if global { GLOBAL } else { 0 },
@@ -222,7 +223,7 @@ impl FetchTlb {
 
     /// Forgets the page of `address`.
     pub(crate) fn invalidate(&mut self, address: u64) {
-        for user in [0, Tlb::half(true)] {
+        for user in [false, true] {
             let entry = &mut self.entries[Self::number(address, user)];
             if entry.0 == address & !(PAGE - 1) {
                 *entry = NO_PAGE;
@@ -232,7 +233,7 @@ impl FetchTlb {
 
     /// Forgets all but the global pages.
     pub(crate) fn flush_local(&mut self) {
-        for entry in &mut self.entries {
+        for entry in self.entries.iter_mut() {
             if entry.1 & GLOBAL == 0 {
                 *entry = NO_PAGE;
             }

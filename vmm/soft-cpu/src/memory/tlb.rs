@@ -13,7 +13,7 @@
 
 use super::ram::PAGE;
 
-/// Entries for each of the two privilege levels that paging knows.
+/// Entries for each of the two privilege levels that paging knows: user mode and the kernel.
 const ENTRIES: usize = 1024;
 /// A tag that matches no page.
 const NONE: u64 = 1;
@@ -48,11 +48,32 @@ const EMPTY: Entry = Entry {
     page: 0,
 };
 
-/// Translations of data accesses.
-pub(crate) struct Tlb {
-    entries: Box<[Entry; 2 * ENTRIES]>,
+/// The entries for one privilege level.
+struct Half {
+    entries: Box<[Entry; ENTRIES]>,
     /// Entries that a load of CR3 must drop: the numbers of those filled since the last time.
     local: Vec<u16>,
+}
+
+impl Half {
+    fn new() -> Half {
+        Half {
+            entries: vec![EMPTY; ENTRIES]
+                .into_boxed_slice()
+                .try_into()
+                .unwrap_or_else(|_| unreachable!("the length is the array's")),
+            local: Vec::new(),
+        }
+    }
+}
+
+/// Translations of data accesses.
+pub(crate) struct Tlb {
+    /// For the privilege level at which accesses are made now.
+    active: Half,
+    other: Half,
+    /// The active entries are those of user mode.
+    user: bool,
 }
 
 // SAFETY: The pointers lead into the RAM of the same CPU, which moves with it.
@@ -61,28 +82,37 @@ unsafe impl Send for Tlb {}
 impl Tlb {
     pub(crate) fn new() -> Tlb {
         Tlb {
-            entries: vec![EMPTY; 2 * ENTRIES]
-                .into_boxed_slice()
-                .try_into()
-                .unwrap_or_else(|_| unreachable!("the length is the array's")),
-            local: Vec::new(),
+            active: Half::new(),
+            other: Half::new(),
+            user: false,
         }
     }
 
+    /// Lets accesses be user mode's or the kernel's, and says whose they were.
     #[inline(always)]
-    fn number(address: u64, user: usize) -> usize {
-        ((address >> 12) as usize & (ENTRIES - 1) | user) & (2 * ENTRIES - 1)
+    pub(crate) fn select(&mut self, user: bool) -> bool {
+        let before = self.user;
+        if before != user {
+            std::mem::swap(&mut self.active, &mut self.other);
+            self.user = user;
+        }
+        before
     }
 
-    /// What a user-mode access adds to an entry's number.
-    pub(crate) fn half(user: bool) -> usize {
-        if user { ENTRIES } else { 0 }
+    /// Whether accesses are user mode's.
+    pub(crate) fn user(&self) -> bool {
+        self.user
+    }
+
+    #[inline(always)]
+    fn number(address: u64) -> usize {
+        (address >> 12) as usize & (ENTRIES - 1)
     }
 
     /// Reads `1 << S` bytes if the fast way is open.
     #[inline(always)]
-    pub(crate) fn load<const S: usize>(&self, address: u64, user: usize) -> Option<u64> {
-        let entry = &self.entries[Self::number(address, user)];
+    pub(crate) fn load<const S: usize>(&self, address: u64) -> Option<u64> {
+        let entry = &self.active.entries[Self::number(address)];
         let last = address.wrapping_add((1 << S) - 1);
         if entry.read != last & !(PAGE - 1) {
             return None;
@@ -104,8 +134,8 @@ impl Tlb {
     /// Writes `1 << S` bytes if the fast way is open.
     #[inline(always)]
     #[must_use]
-    pub(crate) fn store<const S: usize>(&self, address: u64, user: usize, value: u64) -> bool {
-        let entry = &self.entries[Self::number(address, user)];
+    pub(crate) fn store<const S: usize>(&self, address: u64, value: u64) -> bool {
+        let entry = &self.active.entries[Self::number(address)];
         let last = address.wrapping_add((1 << S) - 1);
         if entry.write != last & !(PAGE - 1) {
             return false;
@@ -125,8 +155,8 @@ impl Tlb {
 
     /// Reads 16 bytes if the fast way is open.
     #[inline(always)]
-    pub(crate) fn load_16(&self, address: u64, user: usize) -> Option<u128> {
-        let entry = &self.entries[Self::number(address, user)];
+    pub(crate) fn load_16(&self, address: u64) -> Option<u128> {
+        let entry = &self.active.entries[Self::number(address)];
         if entry.read != address.wrapping_add(15) & !(PAGE - 1) {
             return None;
         }
@@ -138,8 +168,8 @@ impl Tlb {
     /// Writes 16 bytes if the fast way is open.
     #[inline(always)]
     #[must_use]
-    pub(crate) fn store_16(&self, address: u64, user: usize, value: u128) -> bool {
-        let entry = &self.entries[Self::number(address, user)];
+    pub(crate) fn store_16(&self, address: u64, value: u128) -> bool {
+        let entry = &self.active.entries[Self::number(address)];
         if entry.write != address.wrapping_add(15) & !(PAGE - 1) {
             return false;
         }
@@ -151,21 +181,21 @@ impl Tlb {
 
     /// Whether a write of `1 << S` bytes may take the fast way.
     #[inline(always)]
-    pub(crate) fn writable<const S: usize>(&self, address: u64, user: usize) -> bool {
+    pub(crate) fn writable<const S: usize>(&self, address: u64) -> bool {
         let last = address.wrapping_add((1 << S) - 1);
-        self.entries[Self::number(address, user)].write == last & !(PAGE - 1)
+        self.active.entries[Self::number(address)].write == last & !(PAGE - 1)
     }
 
     /// The physical address behind a linear one, if the fast way is open.
-    pub(crate) fn open_page(&self, address: u64, user: usize, write: bool) -> Option<u64> {
-        let entry = &self.entries[Self::number(address, user)];
+    pub(crate) fn open_page(&self, address: u64, write: bool) -> Option<u64> {
+        let entry = &self.active.entries[Self::number(address)];
         let tag = if write { entry.write } else { entry.read };
         (tag == address & !(PAGE - 1)).then_some(entry.page & !(PAGE - 1) | address & (PAGE - 1))
     }
 
     /// The physical page and rights of a linear page, if known.
-    pub(crate) fn find(&self, address: u64, user: usize) -> Option<(u64, Rights)> {
-        let entry = &self.entries[Self::number(address, user)];
+    pub(crate) fn find(&self, address: u64) -> Option<(u64, Rights)> {
+        let entry = &self.active.entries[Self::number(address)];
         (entry.read == address & !(PAGE - 1)).then(|| {
             let rights = Rights {
                 write: entry.page & WRITE != 0,
@@ -176,25 +206,20 @@ impl Tlb {
     }
 
     /// Remembers a translation to the page of RAM at `host`.
-    pub(crate) fn insert(
-        &mut self,
-        address: u64,
-        user: usize,
-        (page, host): (u64, *mut u8),
-        rights: Rights,
-    ) {
-        let number = Self::number(address, user);
+    pub(crate) fn insert(&mut self, address: u64, (page, host): (u64, *mut u8), rights: Rights) {
+        let number = Self::number(address);
         let linear = address & !(PAGE - 1);
         let bits = if rights.write { WRITE } else { 0 } | if rights.global { GLOBAL } else { 0 };
         if !rights.global {
             // More entries than the TLB has mean repeats.
-            if self.local.len() > 4 * ENTRIES {
-                self.local.sort_unstable();
-                self.local.dedup();
+            let local = &mut self.active.local;
+            if local.len() > 4 * ENTRIES {
+                local.sort_unstable();
+                local.dedup();
             }
-            self.local.push(number as u16);
+            local.push(number as u16);
         }
-        self.entries[number] = Entry {
+        self.active.entries[number] = Entry {
             read: linear,
             write: NONE,
             host: host.wrapping_sub(linear as usize),
@@ -203,8 +228,8 @@ impl Tlb {
     }
 
     /// Opens the fast way for writes to the page of `address`, whose entry allows writes.
-    pub(crate) fn open_for_writes(&mut self, address: u64, user: usize) {
-        let entry = &mut self.entries[Self::number(address, user)];
+    pub(crate) fn open_for_writes(&mut self, address: u64) {
+        let entry = &mut self.active.entries[Self::number(address)];
         if entry.read == address & !(PAGE - 1) && entry.page & WRITE != 0 {
             entry.write = entry.read;
         }
@@ -212,17 +237,19 @@ impl Tlb {
 
     /// Closes the fast way for writes: to the physical page `page`, or to all.
     pub(crate) fn close_for_writes(&mut self, page: Option<u64>) {
-        for entry in self.entries.iter_mut() {
-            if page.is_none_or(|page| entry.page & !(PAGE - 1) == page) {
-                entry.write = NONE;
+        for half in [&mut self.active, &mut self.other] {
+            for entry in half.entries.iter_mut() {
+                if page.is_none_or(|page| entry.page & !(PAGE - 1) == page) {
+                    entry.write = NONE;
+                }
             }
         }
     }
 
     /// Forgets the page of `address`.
     pub(crate) fn invalidate(&mut self, address: u64) {
-        for user in [0, ENTRIES] {
-            let entry = &mut self.entries[Self::number(address, user)];
+        for half in [&mut self.active, &mut self.other] {
+            let entry = &mut half.entries[Self::number(address)];
             if entry.read == address & !(PAGE - 1) {
                 *entry = EMPTY;
             }
@@ -231,17 +258,21 @@ impl Tlb {
 
     /// Forgets all but the global pages, as a load of CR3 does.
     pub(crate) fn flush_local(&mut self) {
-        for number in self.local.drain(..) {
-            let entry = &mut self.entries[usize::from(number)];
-            if entry.page & GLOBAL == 0 {
-                *entry = EMPTY;
+        for half in [&mut self.active, &mut self.other] {
+            for number in half.local.drain(..) {
+                let entry = &mut half.entries[usize::from(number)];
+                if entry.page & GLOBAL == 0 {
+                    *entry = EMPTY;
+                }
             }
         }
     }
 
     /// Forgets everything.
     pub(crate) fn flush(&mut self) {
-        self.local.clear();
-        self.entries.fill(EMPTY);
+        for half in [&mut self.active, &mut self.other] {
+            half.local.clear();
+            half.entries.fill(EMPTY);
+        }
     }
 }

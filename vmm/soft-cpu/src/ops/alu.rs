@@ -4,8 +4,8 @@ use iced_x86::{Instruction, Mnemonic};
 
 use crate::core::Core;
 use crate::decode::Lowering;
-use crate::flags::{self, AF, CF, OF, flag, kind, mask, of_result};
-use crate::op::{Handler, Leave, Op, attempt, next, next_after_write};
+use crate::flags::{AF, CF, OF, flag, kind, mask, of_result};
+use crate::op::{Handler, Leave, Op, next, next_on, reach};
 
 use super::{Form, by_size, operand_size};
 
@@ -122,12 +122,14 @@ fn ri<const OP: usize, const F: bool, const S: usize>(
     next(core, rest)
 }
 
-fn rm<const OP: usize, const F: bool, const S: usize>(
+#[inline(never)]
+fn rm<const FAST: bool, const OP: usize, const F: bool, const S: usize>(
     core: &mut Core,
     op: &Op,
     rest: &[Op],
 ) -> Leave {
-    let b = attempt!(core, op, core.load::<S>(core.address(op)));
+    let loaded = core.load_on::<FAST, S>(core.address(op));
+    let b = reach!(FAST, core, op, rest, loaded, rm::<false, OP, F, S>);
     let a = core.get::<S>(op.dst);
     let result = compute::<OP, F, S>(core, a, b);
     if keeps(OP) {
@@ -136,47 +138,38 @@ fn rm<const OP: usize, const F: bool, const S: usize>(
     next(core, rest)
 }
 
-/// Memory as the first operand, and `b` as the second.
-#[inline(always)]
-fn memory<const OP: usize, const F: bool, const S: usize>(
+/// Memory as the first operand; the second is the immediate or a register.
+#[inline(never)]
+fn m<const FAST: bool, const IMMEDIATE: bool, const OP: usize, const F: bool, const S: usize>(
     core: &mut Core,
     op: &Op,
     rest: &[Op],
-    b: u64,
 ) -> Leave {
+    let slow = m::<false, IMMEDIATE, OP, F, S>;
     let address = core.address(op);
+    let b = if IMMEDIATE {
+        op.imm
+    } else {
+        core.get::<S>(op.src)
+    };
     if OP == MOV {
-        attempt!(core, op, core.store::<S>(address, b));
-        return next_after_write(core, op, rest);
+        let stored = core.store_on::<FAST, S>(address, b);
+        reach!(FAST, core, op, rest, stored, slow);
+        return next_on::<FAST>(core, op, rest);
     }
     if !keeps(OP) {
-        let a = attempt!(core, op, core.load::<S>(address));
+        let loaded = core.load_on::<FAST, S>(address);
+        let a = reach!(FAST, core, op, rest, loaded, slow);
         compute::<OP, F, S>(core, a, b);
         return next(core, rest);
     }
-    let a = attempt!(core, op, core.load_for_write::<S>(address));
-    // ADC and SBB look at the flags, so the store must not fail after they are set: it cannot,
-    // since the load was checked as a write.
+    let loaded = core.load_for_write_on::<FAST, S>(address);
+    let a = reach!(FAST, core, op, rest, loaded, slow);
+    // From here on flags change. The store cannot fail: the load was checked as a write.
     let result = compute::<OP, F, S>(core, a, b);
-    attempt!(core, op, core.store::<S>(address, result));
-    next_after_write(core, op, rest)
-}
-
-fn mr<const OP: usize, const F: bool, const S: usize>(
-    core: &mut Core,
-    op: &Op,
-    rest: &[Op],
-) -> Leave {
-    let b = core.get::<S>(op.src);
-    memory::<OP, F, S>(core, op, rest, b)
-}
-
-fn mi<const OP: usize, const F: bool, const S: usize>(
-    core: &mut Core,
-    op: &Op,
-    rest: &[Op],
-) -> Leave {
-    memory::<OP, F, S>(core, op, rest, op.imm)
+    let stored = core.store_on::<FAST, S>(address, result);
+    reach!(FAST, core, op, rest, stored, slow);
+    next_on::<FAST>(core, op, rest)
 }
 
 /// A handler for a form and size.
@@ -184,9 +177,9 @@ fn binary<const OP: usize, const F: bool>(form: Form, size: usize) -> Handler {
     match form {
         Form::Rr => by_size!(size, rr, OP, F),
         Form::Ri => by_size!(size, ri, OP, F),
-        Form::Rm => by_size!(size, rm, OP, F),
-        Form::Mr => by_size!(size, mr, OP, F),
-        Form::Mi => by_size!(size, mi, OP, F),
+        Form::Rm => by_size!(size, rm, true, OP, F),
+        Form::Mr => by_size!(size, m, true, false, OP, F),
+        Form::Mi => by_size!(size, m, true, true, OP, F),
     }
 }
 
@@ -215,7 +208,7 @@ fn compute_one<const OP: usize, const F: bool, const S: usize>(core: &mut Core, 
     result
 }
 
-fn r<const OP: usize, const F: bool, const S: usize>(
+fn one_r<const OP: usize, const F: bool, const S: usize>(
     core: &mut Core,
     op: &Op,
     rest: &[Op],
@@ -226,28 +219,32 @@ fn r<const OP: usize, const F: bool, const S: usize>(
     next(core, rest)
 }
 
-fn m<const OP: usize, const F: bool, const S: usize>(
+#[inline(never)]
+fn one_m<const FAST: bool, const OP: usize, const F: bool, const S: usize>(
     core: &mut Core,
     op: &Op,
     rest: &[Op],
 ) -> Leave {
+    let slow = one_m::<false, OP, F, S>;
     let address = core.address(op);
-    let a = attempt!(core, op, core.load_for_write::<S>(address));
+    let loaded = core.load_for_write_on::<FAST, S>(address);
+    let a = reach!(FAST, core, op, rest, loaded, slow);
     let result = compute_one::<OP, F, S>(core, a);
-    attempt!(core, op, core.store::<S>(address, result));
-    next_after_write(core, op, rest)
+    let stored = core.store_on::<FAST, S>(address, result);
+    reach!(FAST, core, op, rest, stored, slow);
+    next_on::<FAST>(core, op, rest)
 }
 
 fn unary<const OP: usize>(has_memory: bool, size: usize) -> (Handler, Option<Handler>) {
     if has_memory {
         (
-            by_size!(size, m, OP, true),
-            Some(by_size!(size, m, OP, false)),
+            by_size!(size, one_m, true, OP, true),
+            Some(by_size!(size, one_m, true, OP, false)),
         )
     } else {
         (
-            by_size!(size, r, OP, true),
-            Some(by_size!(size, r, OP, false)),
+            by_size!(size, one_r, OP, true),
+            Some(by_size!(size, one_r, OP, false)),
         )
     }
 }
@@ -309,7 +306,7 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flags::{PF, SF, ZF};
+    use crate::flags::{self, PF, SF, ZF};
 
     /// Flags of one operation on bytes: by definition, bit by bit, for every pair of bytes.
     #[test]

@@ -117,22 +117,22 @@ fn form<const OP: usize>(has_memory: bool, size: usize) -> Handler {
 
 pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering> {
     use Mnemonic::*;
+    let mnemonic = instruction.mnemonic();
+    if !matches!(mnemonic, Bt | Bts | Btr | Btc | Bsf | Bsr) {
+        return None;
+    }
     let size = operand_size(instruction);
     let has_memory = op.has_memory();
     op.extra = u16::from(instruction.op1_kind() == OpKind::Immediate8);
-    let run = match instruction.mnemonic() {
+    let run = match mnemonic {
         Bt => form::<TEST>(has_memory, size),
         Bts => form::<SET>(has_memory, size),
         Btr => form::<RESET>(has_memory, size),
         Btc => form::<CHANGE>(has_memory, size),
         Bsf if has_memory => by_size!(size, scan_m, false),
         Bsf => by_size!(size, scan_r, false),
-        Bsr if has_memory => by_size!(size, scan_m, true),
-        Bsr => by_size!(size, scan_r, true),
-        _ => {
-            op.extra = 0;
-            return None;
-        }
+        _ if has_memory => by_size!(size, scan_m, true),
+        _ => by_size!(size, scan_r, true),
     };
     Some(Lowering::of(run))
 }

@@ -6,7 +6,7 @@ use crate::core::{CodeSize, Core, reg};
 use crate::decode::Lowering;
 use crate::fault::Fault;
 use crate::memory::paging::is_canonical;
-use crate::op::{Handler, Leave, Op, START, THROUGH_STACK, attempt};
+use crate::op::{Handler, Leave, Op, START, THROUGH_STACK, reach};
 
 use super::{branch_legacy, by_condition, condition_number};
 
@@ -45,56 +45,73 @@ fn jmp_r(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
     indirect(core, op, to)
 }
 
-fn jmp_m(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
-    let to = attempt!(core, op, core.load::<3>(core.address(op)));
+#[inline(never)]
+fn jmp_m<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    let loaded = core.load_on::<FAST, 3>(core.address(op));
+    let to = reach!(FAST, core, op, rest, loaded, jmp_m::<false>);
     indirect(core, op, to)
 }
 
-/// Pushes the return address; false if the block must be left for the write.
+/// Pushes the return address.
 #[inline(always)]
-fn push_return(core: &mut Core, op: &Op) -> Result<(), Fault> {
-    let back = core.address_behind(op);
+fn push_return<const FAST: bool>(core: &mut Core, op: &Op) -> Result<(), Fault> {
+    // 64-bit code: nothing is cut off.
+    let back = core.address_of(op).wrapping_add(u64::from(op.len));
     let stack = core.get::<3>(reg::RSP).wrapping_sub(8);
-    core.store::<3>(stack, back)?;
+    core.store_on::<FAST, 3>(stack, back)?;
     core.set::<3>(reg::RSP, stack);
     Ok(())
 }
 
-fn call(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
-    attempt!(core, op, push_return(core, op));
+#[inline(never)]
+fn call<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    let pushed = push_return::<FAST>(core, op);
+    reach!(FAST, core, op, rest, pushed, call::<false>);
     core.rip = target(core, op);
-    if core.attention {
+    if !FAST && core.attention {
         return core.stop_at(op, core.rip);
     }
     Leave::Branch
 }
 
 #[inline(always)]
-fn call_to(core: &mut Core, op: &Op, to: u64) -> Leave {
+fn call_to<const FAST: bool>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+    to: u64,
+    slow: Handler,
+) -> Leave {
     if !is_canonical(to) {
         return core.stop_before(op, Fault::PROTECTION);
     }
-    attempt!(core, op, push_return(core, op));
+    let pushed = push_return::<FAST>(core, op);
+    reach!(FAST, core, op, rest, pushed, slow);
     core.rip = to;
-    if core.attention {
+    if !FAST && core.attention {
         return core.stop_at(op, to);
     }
     Leave::Indirect
 }
 
-fn call_r(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
+#[inline(never)]
+fn call_r<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     let to = core.get::<3>(op.dst);
-    call_to(core, op, to)
+    call_to::<FAST>(core, op, rest, to, call_r::<false>)
 }
 
-fn call_m(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
-    let to = attempt!(core, op, core.load::<3>(core.address(op)));
-    call_to(core, op, to)
+#[inline(never)]
+fn call_m<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    let loaded = core.load_on::<FAST, 3>(core.address(op));
+    let to = reach!(FAST, core, op, rest, loaded, call_m::<false>);
+    call_to::<FAST>(core, op, rest, to, call_m::<false>)
 }
 
-fn ret(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
+#[inline(never)]
+fn ret<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     let stack = core.get::<3>(reg::RSP);
-    let to = attempt!(core, op, core.load::<3>(stack));
+    let loaded = core.load_on::<FAST, 3>(stack);
+    let to = reach!(FAST, core, op, rest, loaded, ret::<false>);
     if !is_canonical(to) {
         return core.stop_before(op, Fault::PROTECTION);
     }
@@ -124,17 +141,17 @@ pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> 
                         && instruction.code() != iced_x86::Code::Retnw
                         && instruction.code() != iced_x86::Code::Retnw_imm16 =>
                 {
-                    ret
+                    ret::<true>
                 }
-                (Call, _) if long && direct => call,
-                (Call, OpKind::Register) if long => call_r,
-                (Call, OpKind::Memory) if long && !is_far(instruction) => call_m,
+                (Call, _) if long && direct => call::<true>,
+                (Call, OpKind::Register) if long => call_r::<true>,
+                (Call, OpKind::Memory) if long && !is_far(instruction) => call_m::<true>,
                 _ => return branch_legacy::select(instruction, size, op),
             }
         }
         Jmp if long && direct => jmp,
         Jmp if long && kind == OpKind::Register => jmp_r,
-        Jmp if long && kind == OpKind::Memory && !is_far(instruction) => jmp_m,
+        Jmp if long && kind == OpKind::Memory && !is_far(instruction) => jmp_m::<true>,
         _ if long && instruction.is_jcc_short_or_near() => {
             by_condition!(condition_number(instruction)?, jcc)
         }

@@ -152,6 +152,14 @@ fn counter_bytes(code: Code) -> u8 {
 
 pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Option<Lowering> {
     use Mnemonic::*;
+    let mnemonic = instruction.mnemonic();
+    let branches = matches!(
+        mnemonic,
+        Jmp | Call | Ret | Jcxz | Jecxz | Jrcxz | Loop | Loope | Loopne
+    );
+    if !branches && !instruction.is_jcc_short_or_near() {
+        return None;
+    }
     let kind = instruction.op0_kind();
     op.extra = match kind {
         OpKind::NearBranch16 => 2,
@@ -167,7 +175,7 @@ pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> 
     if far || size == CodeSize::Long && op.extra == 4 {
         return None;
     }
-    let run = match instruction.mnemonic() {
+    let run = match mnemonic {
         Jmp if indirect => going!(jmp_indirect),
         Jmp => going!(jmp_direct),
         Call if indirect => going!(call_indirect),
@@ -184,7 +192,7 @@ pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> 
             op.src = counter_bytes(instruction.code());
             going!(jrcxz)
         }
-        mnemonic @ (Loop | Loope | Loopne) => {
+        Loop | Loope | Loopne => {
             op.src = counter_bytes(instruction.code());
             op.dst = match mnemonic {
                 Loope => LOOPE,

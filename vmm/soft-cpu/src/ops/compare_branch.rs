@@ -7,7 +7,7 @@ use iced_x86::{Instruction, Mnemonic};
 
 use crate::core::Core;
 use crate::flags::{kind, mask, signed};
-use crate::op::{Handler, Leave, Op, START, attempt};
+use crate::op::{Handler, Leave, Op, START, reach};
 
 use super::{Form, by_condition, condition_number, operand_size};
 
@@ -82,21 +82,39 @@ fn ri<const CC: u8, const TEST: bool, const S: usize>(core: &mut Core, op: &Op, 
     decide::<CC, TEST, S>(core, a, immediate, target)
 }
 
-fn rm<const CC: u8, const TEST: bool, const S: usize>(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
-    let b = attempt!(core, op, core.load::<S>(core.address(op)));
+#[inline(never)]
+fn rm<const CC: u8, const FAST: bool, const TEST: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let loaded = core.load_on::<FAST, S>(core.address(op));
+    let b = reach!(FAST, core, op, rest, loaded, rm::<CC, false, TEST, S>);
     let a = core.get::<S>(op.dst);
     decide::<CC, TEST, S>(core, a, b, op.imm)
 }
 
-fn mr<const CC: u8, const TEST: bool, const S: usize>(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
-    let a = attempt!(core, op, core.load::<S>(core.address(op)));
+#[inline(never)]
+fn mr<const CC: u8, const FAST: bool, const TEST: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let loaded = core.load_on::<FAST, S>(core.address(op));
+    let a = reach!(FAST, core, op, rest, loaded, mr::<CC, false, TEST, S>);
     let b = core.get::<S>(op.src);
     decide::<CC, TEST, S>(core, a, b, op.imm)
 }
 
-fn mi<const CC: u8, const TEST: bool, const S: usize>(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
+#[inline(never)]
+fn mi<const CC: u8, const FAST: bool, const TEST: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
     let (immediate, target) = unpack(op.imm);
-    let a = attempt!(core, op, core.load::<S>(core.address(op)));
+    let loaded = core.load_on::<FAST, S>(core.address(op));
+    let a = reach!(FAST, core, op, rest, loaded, mi::<CC, false, TEST, S>);
     decide::<CC, TEST, S>(core, a, immediate, target)
 }
 
@@ -104,9 +122,9 @@ fn handler<const TEST: bool, const S: usize>(form: Form, condition: u8) -> Handl
     match form {
         Form::Rr => by_condition!(condition, rr, TEST, S),
         Form::Ri => by_condition!(condition, ri, TEST, S),
-        Form::Rm => by_condition!(condition, rm, TEST, S),
-        Form::Mr => by_condition!(condition, mr, TEST, S),
-        Form::Mi => by_condition!(condition, mi, TEST, S),
+        Form::Rm => by_condition!(condition, rm, true, TEST, S),
+        Form::Mr => by_condition!(condition, mr, true, TEST, S),
+        Form::Mi => by_condition!(condition, mi, true, TEST, S),
     }
 }
 

@@ -98,7 +98,7 @@ fn cmpxchg8b(core: &mut Core, op: &Op) -> Result<(), Fault> {
 
 fn cmpxchg16b(core: &mut Core, op: &Op) -> Result<(), Fault> {
     let address = core.address(op);
-    if address % 16 != 0 {
+    if !address.is_multiple_of(16) {
         return Err(Fault::PROTECTION);
     }
     core.probe_write(address, 16)?;

@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use crate::core::{Core, reg};
 use crate::decode::{Lowering, size_of};
 use crate::flags::signed;
-use crate::op::{Handler, Leave, Op, attempt, next, next_after_write};
+use crate::op::{Handler, Leave, Op, attempt, next, next_after_write, reach};
 
 use super::{by_condition, by_size, condition_number, operand_size};
 
@@ -29,12 +29,21 @@ fn extend_r<const SIGNED: bool, const F: usize, const S: usize>(
     next(core, rest)
 }
 
-fn extend_m<const SIGNED: bool, const F: usize, const S: usize>(
+#[inline(never)]
+fn extend_m<const FAST: bool, const SIGNED: bool, const F: usize, const S: usize>(
     core: &mut Core,
     op: &Op,
     rest: &[Op],
 ) -> Leave {
-    let value = attempt!(core, op, core.load::<F>(core.address(op)));
+    let loaded = core.load_on::<FAST, F>(core.address(op));
+    let value = reach!(
+        FAST,
+        core,
+        op,
+        rest,
+        loaded,
+        extend_m::<false, SIGNED, F, S>
+    );
     core.set::<S>(op.dst, extended::<SIGNED, F>(value));
     next(core, rest)
 }
@@ -44,9 +53,9 @@ fn extend<const SIGNED: bool>(has_memory: bool, from: usize, to: usize) -> Handl
         (false, 0) => by_size!(to, extend_r, SIGNED, 0),
         (false, 1) => by_size!(to, extend_r, SIGNED, 1),
         (false, _) => by_size!(to, extend_r, SIGNED, 2),
-        (true, 0) => by_size!(to, extend_m, SIGNED, 0),
-        (true, 1) => by_size!(to, extend_m, SIGNED, 1),
-        (true, _) => by_size!(to, extend_m, SIGNED, 2),
+        (true, 0) => by_size!(to, extend_m, true, SIGNED, 0),
+        (true, 1) => by_size!(to, extend_m, true, SIGNED, 1),
+        (true, _) => by_size!(to, extend_m, true, SIGNED, 2),
     }
 }
 
@@ -68,9 +77,15 @@ fn cmov_r<const CC: u8, const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -
     next(core, rest)
 }
 
-fn cmov_m<const CC: u8, const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+#[inline(never)]
+fn cmov_m<const CC: u8, const FAST: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
     // The operand is read, and may fault, either way.
-    let loaded = attempt!(core, op, core.load::<S>(core.address(op)));
+    let loaded = core.load_on::<FAST, S>(core.address(op));
+    let loaded = reach!(FAST, core, op, rest, loaded, cmov_m::<CC, false, S>);
     let value = if core.flags.holds::<CC>() {
         loaded
     } else {
@@ -175,9 +190,9 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
                     _ => by_condition!(condition, cmov_r, 3),
                 },
                 (2, true) => match operand_size(instruction) {
-                    1 => by_condition!(condition, cmov_m, 1),
-                    2 => by_condition!(condition, cmov_m, 2),
-                    _ => by_condition!(condition, cmov_m, 3),
+                    1 => by_condition!(condition, cmov_m, true, 1),
+                    2 => by_condition!(condition, cmov_m, true, 2),
+                    _ => by_condition!(condition, cmov_m, true, 3),
                 },
                 _ if instruction.op0_kind() == OpKind::Register => by_condition!(condition, set_r),
                 _ if has_memory => by_condition!(condition, set_m),

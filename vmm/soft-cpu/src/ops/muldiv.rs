@@ -6,7 +6,7 @@ use crate::core::{Core, reg};
 use crate::decode::Lowering;
 use crate::fault::Fault;
 use crate::flags::{CF, OF, mask, of_result, signed};
-use crate::op::{Handler, Leave, Op, attempt, next};
+use crate::op::{Handler, Leave, Op, attempt, next, reach};
 
 use super::{by_size, operand_size};
 
@@ -42,16 +42,28 @@ fn imul_rri<const F: bool, const S: usize>(core: &mut Core, op: &Op, rest: &[Op]
     next(core, rest)
 }
 
-fn imul_rm<const F: bool, const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-    let b = attempt!(core, op, core.load::<S>(core.address(op)));
+#[inline(never)]
+fn imul_rm<const FAST: bool, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let loaded = core.load_on::<FAST, S>(core.address(op));
+    let b = reach!(FAST, core, op, rest, loaded, imul_rm::<false, F, S>);
     let a = core.get::<S>(op.dst);
     let result = product::<F, S>(core, a, b);
     core.set::<S>(op.dst, result);
     next(core, rest)
 }
 
-fn imul_rmi<const F: bool, const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-    let a = attempt!(core, op, core.load::<S>(core.address(op)));
+#[inline(never)]
+fn imul_rmi<const FAST: bool, const F: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
+    let loaded = core.load_on::<FAST, S>(core.address(op));
+    let a = reach!(FAST, core, op, rest, loaded, imul_rmi::<false, F, S>);
     let result = product::<F, S>(core, a, op.imm);
     core.set::<S>(op.dst, result);
     next(core, rest)
@@ -175,12 +187,12 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
                 by_size!(size, imul_rri, false),
             ),
             (true, false) => (
-                by_size!(size, imul_rm, true),
-                by_size!(size, imul_rm, false),
+                by_size!(size, imul_rm, true, true),
+                by_size!(size, imul_rm, true, false),
             ),
             (true, true) => (
-                by_size!(size, imul_rmi, true),
-                by_size!(size, imul_rmi, false),
+                by_size!(size, imul_rmi, true, true),
+                by_size!(size, imul_rmi, true, false),
             ),
         };
         return Some(Lowering {

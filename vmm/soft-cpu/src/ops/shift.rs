@@ -8,7 +8,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use crate::core::{Core, reg};
 use crate::decode::Lowering;
 use crate::flags::{CF, OF, flag, kind, mask, signed};
-use crate::op::{Handler, Leave, Op, attempt, next, next_after_write};
+use crate::op::{Handler, Leave, Op, next, next_on, reach};
 
 use super::{by_size, operand_size};
 
@@ -140,45 +140,35 @@ fn r_cl<const OP: usize, const F: bool, const S: usize>(
     next(core, rest)
 }
 
-#[inline(always)]
-fn m<const OP: usize, const F: bool, const S: usize>(
+#[inline(never)]
+fn m<const FAST: bool, const BY_CL: bool, const OP: usize, const F: bool, const S: usize>(
     core: &mut Core,
     op: &Op,
     rest: &[Op],
-    count: u32,
 ) -> Leave {
+    let slow = m::<false, BY_CL, OP, F, S>;
+    let count = if BY_CL {
+        count_in_cl::<S>(core)
+    } else {
+        op.imm as u32
+    };
     let address = core.address(op);
-    let a = attempt!(core, op, core.load_for_write::<S>(address));
+    let loaded = core.load_for_write_on::<FAST, S>(address);
+    let a = reach!(FAST, core, op, rest, loaded, slow);
     if count != 0 {
         let result = compute::<OP, F, S>(core, a, count);
-        attempt!(core, op, core.store::<S>(address, result));
+        let stored = core.store_on::<FAST, S>(address, result);
+        reach!(FAST, core, op, rest, stored, slow);
     }
-    next_after_write(core, op, rest)
-}
-
-fn m_imm<const OP: usize, const F: bool, const S: usize>(
-    core: &mut Core,
-    op: &Op,
-    rest: &[Op],
-) -> Leave {
-    m::<OP, F, S>(core, op, rest, op.imm as u32)
-}
-
-fn m_cl<const OP: usize, const F: bool, const S: usize>(
-    core: &mut Core,
-    op: &Op,
-    rest: &[Op],
-) -> Leave {
-    let count = count_in_cl::<S>(core);
-    m::<OP, F, S>(core, op, rest, count)
+    next_on::<FAST>(core, op, rest)
 }
 
 fn forms<const OP: usize, const F: bool>(has_memory: bool, by_cl: bool, size: usize) -> Handler {
     match (has_memory, by_cl) {
         (false, false) => by_size!(size, r_imm, OP, F),
         (false, true) => by_size!(size, r_cl, OP, F),
-        (true, false) => by_size!(size, m_imm, OP, F),
-        (true, true) => by_size!(size, m_cl, OP, F),
+        (true, false) => by_size!(size, m, true, false, OP, F),
+        (true, true) => by_size!(size, m, true, true, OP, F),
     }
 }
 

@@ -5,45 +5,58 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use crate::core::{CodeSize, Core, reg, seg};
 use crate::decode::Lowering;
 use crate::fault::Fault;
-use crate::op::{
-    HAS_MEMORY, Handler, Leave, Op, THROUGH_STACK, attempt, handler, next, next_after_write,
-};
+use crate::op::{HAS_MEMORY, Handler, Leave, Op, THROUGH_STACK, handler, next, next_on, reach};
 
 // ---- 64-bit operands in 64-bit mode --------------------------------------------------------------
 
 #[inline(always)]
-fn push_value(core: &mut Core, op: &Op, rest: &[Op], value: u64) -> Leave {
+fn push_value<const FAST: bool>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+    value: u64,
+    slow: Handler,
+) -> Leave {
     let stack = core.get::<3>(reg::RSP).wrapping_sub(8);
-    attempt!(core, op, core.store::<3>(stack, value));
+    let stored = core.store_on::<FAST, 3>(stack, value);
+    reach!(FAST, core, op, rest, stored, slow);
     core.set::<3>(reg::RSP, stack);
-    next_after_write(core, op, rest)
+    next_on::<FAST>(core, op, rest)
 }
 
-fn push_r(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+#[inline(never)]
+fn push_r<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     let value = core.get::<3>(op.dst);
-    push_value(core, op, rest, value)
+    push_value::<FAST>(core, op, rest, value, push_r::<false>)
 }
 
-fn push_i(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-    push_value(core, op, rest, op.imm)
+#[inline(never)]
+fn push_i<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    push_value::<FAST>(core, op, rest, op.imm, push_i::<false>)
 }
 
-fn push_m(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-    let value = attempt!(core, op, core.load::<3>(core.address(op)));
-    push_value(core, op, rest, value)
+#[inline(never)]
+fn push_m<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    let loaded = core.load_on::<FAST, 3>(core.address(op));
+    let value = reach!(FAST, core, op, rest, loaded, push_m::<false>);
+    push_value::<FAST>(core, op, rest, value, push_m::<false>)
 }
 
-fn pop_r(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+#[inline(never)]
+fn pop_r<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     let stack = core.get::<3>(reg::RSP);
-    let value = attempt!(core, op, core.load::<3>(stack));
+    let loaded = core.load_on::<FAST, 3>(stack);
+    let value = reach!(FAST, core, op, rest, loaded, pop_r::<false>);
     core.set::<3>(reg::RSP, stack.wrapping_add(8));
     core.set::<3>(op.dst, value);
     next(core, rest)
 }
 
-fn leave_64(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+#[inline(never)]
+fn leave_64<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     let stack = core.get::<3>(reg::RBP);
-    let value = attempt!(core, op, core.load::<3>(stack));
+    let loaded = core.load_on::<FAST, 3>(stack);
+    let value = reach!(FAST, core, op, rest, loaded, leave_64::<false>);
     core.set::<3>(reg::RSP, stack.wrapping_add(8));
     core.set::<3>(reg::RBP, value);
     next(core, rest)
@@ -251,12 +264,12 @@ pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> 
     op.extra = bytes;
     let long = size == CodeSize::Long && bytes == 8;
     let run: Handler = match mnemonic {
-        Push if long && kind == OpKind::Register => push_r,
-        Push if long && kind == OpKind::Memory => push_m,
-        Push if long => push_i,
+        Push if long && kind == OpKind::Register => push_r::<true>,
+        Push if long && kind == OpKind::Memory => push_m::<true>,
+        Push if long => push_i::<true>,
         Push if matches!(kind, OpKind::Register | OpKind::Memory) => handler!(push_operand),
         Push => handler!(push_immediate),
-        Pop if long && kind == OpKind::Register => pop_r,
+        Pop if long && kind == OpKind::Register => pop_r::<true>,
         Pop => {
             // Remembered for an address that is computed ahead.
             op.src = crate::decode::number(instruction.memory_base());
@@ -271,7 +284,7 @@ pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> 
             handler!(popa)
         }
         Leave => match instruction.code() {
-            Code::Leaveq => leave_64,
+            Code::Leaveq => leave_64::<true>,
             code => {
                 op.extra = if code == Code::Leavew { 2 } else { 4 };
                 handler!(leave)

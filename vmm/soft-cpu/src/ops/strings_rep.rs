@@ -79,7 +79,7 @@ fn in_bulk<const KIND: usize, const S: usize>(core: &mut Core, op: &Op, wanted: 
         return 0;
     };
     let mut many = wanted.min(in_page(to));
-    let Some(to_physical) = core.tlb.open_page(to, core.user, true) else {
+    let Some(to_physical) = core.tlb.open_page(to, true) else {
         return 0;
     };
     if KIND == MOVS {
@@ -87,7 +87,7 @@ fn in_bulk<const KIND: usize, const S: usize>(core: &mut Core, op: &Op, wanted: 
             return 0;
         };
         many = many.min(in_page(from));
-        let Some(from_physical) = core.tlb.open_page(from, core.user, false) else {
+        let Some(from_physical) = core.tlb.open_page(from, false) else {
             return 0;
         };
         // Elements that overlap the next one's source go one by one.

@@ -154,6 +154,7 @@ fn mov_to_dr(core: &mut Core, op: &Op) -> Result<(), Fault> {
         5 => value & DR7_BITS | DR7_ONE,
         _ => value,
     };
+    core.update_breakpoints();
     Ok(())
 }
 

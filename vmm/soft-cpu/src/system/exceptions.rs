@@ -10,15 +10,11 @@ use crate::decode::Lowering;
 use crate::fault::{Fault, vector};
 use crate::flags::{IF, NT, RF, TF};
 use crate::memory::paging::is_canonical;
-use crate::memory::tlb::Tlb;
 use crate::op::Op;
 use crate::state::Segment;
 
 use super::segments::{access, dpl, is_code, is_null, is_present, null_segment};
 use super::system;
-
-/// DR6: a single step was executed.
-const DR6_STEP: u64 = 1 << 14;
 
 /// Error code bits: the event came from outside the program; the selector is an IDT vector.
 const EXTERNAL: u16 = 1;
@@ -84,9 +80,8 @@ impl Core {
         });
     }
 
-    /// The trap behind an instruction that began with TF set.
-    pub(crate) fn single_step_trap(&mut self) {
-        self.debug[4] |= DR6_STEP;
+    /// Delivers #DB as a trap.
+    pub(super) fn debug_trap(&mut self) {
         self.deliver_or_escalate(Event {
             vector: vector::DB,
             error: None,
@@ -245,11 +240,11 @@ impl Core {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         // The handler's rights count, not those of the program that it interrupts.
-        let (user, aligned) = (self.user, self.checks_alignment);
-        self.user = Tlb::half(level == 3);
-        self.checks_alignment = false;
+        let user = self.tlb.select(level == 3);
+        let aligned = std::mem::replace(&mut self.checks_alignment, false);
         let stored = self.store_bytes(stack, &bytes[..8 * frame.len()]);
-        (self.user, self.checks_alignment) = (user, aligned);
+        self.tlb.select(user);
+        self.checks_alignment = aligned;
         match stored {
             Err(Fault::NonCanonical) => Err(Fault::STACK),
             stored => stored.map(|()| stack),

@@ -8,7 +8,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use crate::core::{CodeSize, Core, reg, seg};
 use crate::decode::Lowering;
 use crate::fault::{Fault, vector};
-use crate::flags::NT;
+use crate::flags::{NT, RF};
 use crate::memory::paging::is_canonical;
 use crate::op::{HAS_MEMORY, Op, THROUGH_STACK};
 use crate::state::Segment;
@@ -119,6 +119,9 @@ fn iret(core: &mut Core, op: &Op) -> Result<(), Fault> {
     }
     core.leave_to(rip, code, level, stack);
     core.set_flags_as(from_level, flags, bytes);
+    if core.has_breakpoints && bytes > 2 {
+        core.system_flags = core.system_flags & !RF | flags & RF;
+    }
     Ok(())
 }
 

@@ -16,8 +16,8 @@ impl Core {
         ((self.system_flags & IOPL) >> 12) as u8
     }
 
-    /// Sets RFLAGS as far as the privilege level `level` may, in `bytes` bytes. RF is not kept: it
-    /// holds off instruction breakpoints, of which this CPU has none.
+    /// Sets RFLAGS as far as the privilege level `level` may, in `bytes` bytes. RF, which lets an
+    /// instruction with a breakpoint pass, is IRET's to set.
     pub(super) fn set_flags_as(&mut self, level: u8, bits: u64, bytes: usize) {
         let mut may = TF | DF | NT | AC | ID;
         if level <= self.iopl() {

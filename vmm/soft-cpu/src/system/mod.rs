@@ -1,6 +1,7 @@
 //! What the operating system sees: segments, exceptions, privileged instructions.
 
 mod control;
+mod debug;
 mod exceptions;
 mod far;
 mod flag_ops;

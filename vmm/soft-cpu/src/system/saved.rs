@@ -45,6 +45,7 @@ impl Core {
             fxsave: self.fxsave_image(),
             interrupt_shadow: self.shadow_at == Some(self.position),
             answers: self.devices.answers.clone(),
+            posted: self.devices.posted.iter().copied().collect(),
         }
     }
 
@@ -89,11 +90,14 @@ impl Core {
         self.attention = false;
         self.devices = Default::default();
         self.devices.answers.clone_from(&state.answers);
+        self.devices.posted.extend(&state.posted);
         // In every mode the privilege level stands in SS's descriptor.
         self.cpl = (state.segments[seg::SS].access >> 5 & 3) as u8;
         self.checks_alignment = false;
         self.tlb.flush();
         self.fetch_tlb.flush();
+        self.update_breakpoints();
+        self.breakpoints_met = 0;
         self.update_modes();
     }
 

@@ -150,9 +150,6 @@ impl Core {
 
 pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Option<Lowering> {
     use Mnemonic::*;
-    if size == CodeSize::Long {
-        op.marks |= WIDE;
-    }
     let run = match instruction.mnemonic() {
         Lgdt => handler!(lgdt),
         Lidt => handler!(lidt),
@@ -162,11 +159,11 @@ pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> 
         Ltr => handler!(ltr),
         Sldt => handler!(sldt),
         Str => handler!(str),
-        _ => {
-            op.marks &= !WIDE;
-            return None;
-        }
+        _ => return None,
     };
+    if size == CodeSize::Long {
+        op.marks |= WIDE;
+    }
     op.extra = instruction.op0_register().size() as u16;
     Some(Lowering::of(run))
 }

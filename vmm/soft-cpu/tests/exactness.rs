@@ -1,0 +1,250 @@
+//! DET-1 for the CPU: where it is stopped makes no difference, and every position can be stopped
+//! at.
+
+mod lab;
+
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use lab::{DATA, assemble, machine, set_gate, word};
+use proptest::prelude::*;
+use soft_cpu::{Access, Exit, SoftCpu, State, Target};
+
+/// What a device answers at a position.
+fn device(access: &Access, position: u64) -> u64 {
+    let target = match access.target {
+        Target::Port(port) => u64::from(port),
+        Target::Memory(address) => address,
+    };
+    (position ^ target).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Runs to a position exactly, or to HLT if that comes first. Every access goes into the log.
+fn run_to(cpu: &mut SoftCpu, limit: u64, log: &mut Vec<(u64, Access)>) -> Exit {
+    loop {
+        match cpu.run(limit) {
+            Exit::Access(access) => {
+                log.push((cpu.position(), access));
+                if access.write.is_none() {
+                    cpu.answer(device(&access, cpu.position()));
+                }
+            }
+            Exit::Interrupted => {}
+            exit => return exit,
+        }
+    }
+}
+
+/// Something of everything: loops, calls, strings, devices, faults, time.
+fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut outer, mut sum, mut function, mut over) = (
+        a.create_label(),
+        a.create_label(),
+        a.create_label(),
+        a.create_label(),
+    );
+    a.mov(rbx, DATA)?;
+    a.mov(ebp, 3)?;
+    a.set_label(&mut outer)?;
+    a.mov(rdi, rbx)?;
+    a.mov(eax, ebp)?;
+    a.mov(ecx, 40)?;
+    a.rep().stosd()?;
+    a.mov(rsi, rbx)?;
+    a.lea(rdi, qword_ptr(rbx + 0x1FF0))?;
+    a.mov(ecx, 9)?;
+    a.rep().movsq()?;
+    a.xor(edx, edx)?;
+    a.mov(ecx, 7)?;
+    a.set_label(&mut sum)?;
+    a.add(edx, dword_ptr(rbx + rcx * 4))?;
+    a.adc(r8, rdx)?;
+    a.ror(r8, 7)?;
+    a.dec(ecx)?;
+    a.jne(sum)?;
+    a.call(function)?;
+    a.mov(dx, 0x40)?;
+    a.in_(al, dx)?;
+    a.out(0x41, al)?;
+    a.mov(edx, dword_ptr(0x3000_0000))?;
+    a.add(dword_ptr(0x3000_0010), edx)?;
+    a.mov(dx, 0x42)?;
+    a.mov(rdi, rbx)?;
+    a.mov(ecx, 3)?;
+    a.rep().insb()?;
+    a.mov(rsi, rbx)?;
+    a.mov(ecx, 3)?;
+    a.rep().outsw()?;
+    a.rdtsc()?;
+    a.add(r9, rax)?;
+    a.ud2()?;
+    a.dec(ebp)?;
+    a.jne(outer)?;
+    a.jmp(over)?;
+    a.set_label(&mut function)?;
+    a.push(rbx)?;
+    a.push(qword_ptr(rbx))?;
+    a.pop(rax)?;
+    a.mov(ecx, 5)?;
+    a.mov(rsi, rbx)?;
+    a.mov(rdi, rbx)?;
+    a.repe().cmpsb()?;
+    a.pushfq()?;
+    a.pop(r10)?;
+    a.pop(rbx)?;
+    a.ret()?;
+    a.set_label(&mut over)?;
+    a.hlt()
+}
+
+/// The machine with the program, and a handler for #UD that steps over it.
+fn prepared() -> SoftCpu {
+    let mut cpu = machine(4 << 20, &assemble(program));
+    set_gate(&mut cpu, 6, lab::STUBS + 0x100, 0x8E, 0);
+    let handler = lab::assemble_at(lab::STUBS + 0x100, |a| {
+        a.add(qword_ptr(rsp), 2)?;
+        a.inc(r11)?;
+        a.iretq()
+    });
+    lab::put(&mut cpu, lab::STUBS + 0x100, &handler);
+    cpu.restore(&lab::kernel_state(), 0);
+    cpu
+}
+
+/// All states of the program, by position, found by the smallest of steps.
+fn all_states() -> (Vec<State>, Vec<(u64, Access)>) {
+    let mut cpu = prepared();
+    let (mut states, mut log) = (vec![cpu.state()], Vec::new());
+    loop {
+        let next = cpu.position() + 1;
+        if run_to(&mut cpu, next, &mut log) == Exit::Halt {
+            return (states, log);
+        }
+        assert_eq!(cpu.position(), next, "every position can be stopped at");
+        states.push(cpu.state());
+    }
+}
+
+#[test]
+fn det_1_every_position_is_reached_alike_in_one_go_and_step_by_step() {
+    let (states, log) = all_states();
+    assert!(states.len() > 300, "{} positions", states.len());
+    for (position, expected) in states.iter().enumerate() {
+        let mut cpu = prepared();
+        let mut one_go = Vec::new();
+        assert_eq!(run_to(&mut cpu, position as u64, &mut one_go), Exit::Limit);
+        assert_eq!(cpu.state(), *expected, "at {position}");
+        assert_eq!(one_go[..], log[..one_go.len()], "at {position}");
+    }
+}
+
+#[test]
+fn the_program_does_what_it_says() {
+    let mut cpu = prepared();
+    let mut log = Vec::new();
+    assert_eq!(run_to(&mut cpu, u64::MAX, &mut log), Exit::Halt);
+    assert_eq!(cpu.state().general[11], 3, "three undefined instructions");
+    assert_eq!(word(&cpu, DATA + 0x1FF0 + 64), 0x1_0000_0001);
+    // For each round: IN, OUT, a read, a read and a write, three INS, three OUTS.
+    assert_eq!(log.len(), 3 * (2 + 1 + 2 + 3 + 3));
+    let positions: Vec<u64> = log.iter().map(|(position, _)| *position).collect();
+    assert!(
+        positions.is_sorted_by(|a, b| a < b),
+        "one position an access"
+    );
+}
+
+#[test]
+fn det_1_a_saved_and_restored_machine_goes_on_as_the_saved_one() {
+    let (states, _) = all_states();
+    let last = states.len() as u64 - 1;
+    for position in (0..last).step_by(3) {
+        let mut cpu = prepared();
+        run_to(&mut cpu, position, &mut Vec::new());
+        let state = cpu.save();
+        let mut ram = vec![0; cpu.ram().len() as usize];
+        assert!(cpu.ram().read(0, &mut ram));
+        let mut other = SoftCpu::new(soft_cpu::Ram::anonymous(4 << 20), Default::default());
+        lab::put(&mut other, 0, &ram);
+        other.restore(&state, position);
+        for cpu in [&mut cpu, &mut other] {
+            run_to(cpu, last, &mut Vec::new());
+            assert_eq!(cpu.state(), states[last as usize], "saved at {position}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn det_1_stops_kicks_and_saves_at_random_positions_change_nothing(
+        stops in prop::collection::vec((0..1500u64, any::<bool>(), any::<bool>()), 1..20)
+    ) {
+        let mut plain = prepared();
+        let mut log = Vec::new();
+        prop_assert_eq!(run_to(&mut plain, u64::MAX, &mut log), Exit::Halt);
+
+        let mut cpu = prepared();
+        let mut stopped_log = Vec::new();
+        let mut stops = stops;
+        stops.sort_unstable();
+        for (stop, kick, save) in stops {
+            if kick {
+                cpu.kick_handle().kick();
+            }
+            let exit = run_to(&mut cpu, stop, &mut stopped_log);
+            prop_assert!(cpu.position() <= stop || exit == Exit::Limit);
+            if save {
+                let _ = cpu.save();
+            }
+            if exit == Exit::Halt {
+                break;
+            }
+        }
+        if cpu.position() < plain.position() {
+            prop_assert_eq!(run_to(&mut cpu, u64::MAX, &mut stopped_log), Exit::Halt);
+        }
+        prop_assert_eq!(cpu.state(), plain.state());
+        prop_assert_eq!(stopped_log, log);
+    }
+}
+
+#[test]
+fn a_kick_from_another_thread_stops_an_endless_loop() {
+    let mut cpu = machine(4 << 20, &[0xEB, 0xFE]);
+    let kick = cpu.kick_handle();
+    let (started, wait) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        wait.recv().expect("the loop starts");
+        kick.kick();
+    });
+    started.send(()).expect("the thread waits");
+    assert_eq!(cpu.run(u64::MAX), Exit::Interrupted);
+    thread.join().expect("it kicked");
+    let position = cpu.position();
+    assert_eq!(cpu.run(position + 17), Exit::Limit);
+    assert_eq!(cpu.position(), position + 17);
+}
+
+#[test]
+fn the_counter_follows_positions_and_never_goes_back() {
+    let code = assemble(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.rdtsc()?;
+        a.shl(rdx, 32)?;
+        a.or(rax, rdx)?;
+        a.jmp(again)
+    });
+    let mut cpu = machine(4 << 20, &code);
+    let read = |cpu: &mut SoftCpu| {
+        cpu.run(cpu.position() + 4);
+        cpu.state().general[0]
+    };
+    assert_eq!(read(&mut cpu), 0);
+    assert_eq!(read(&mut cpu), 4);
+    cpu.set_tsc(1_000_000);
+    assert_eq!(read(&mut cpu), 1_000_000);
+    cpu.set_tsc(500);
+    assert_eq!(read(&mut cpu), 1_000_004, "an earlier time changes nothing");
+}
