@@ -7,4 +7,4 @@ mod software;
 
 pub(crate) use native::{Machine, Native};
 pub(crate) use random::Random;
-pub(crate) use software::Software;
+pub(crate) use software::{OPERAND, Software};

@@ -10,7 +10,7 @@ pub(crate) struct Machine {
     /// FRSTOR before, FNSAVE after: 108 bytes, of which the rest is not used.
     pub(crate) saved: [u8; 128],
     /// The instruction's memory operand, at `[rsi]`.
-    pub(crate) memory: [u8; 128],
+    pub(crate) memory: [u8; 512],
     /// RFLAGS.
     pub(crate) flags: u64,
     /// RAX.
@@ -29,7 +29,7 @@ impl Default for Machine {
         saved[..12].copy_from_slice(&[0x7f, 3, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0]);
         Machine {
             saved,
-            memory: [0; 128],
+            memory: [0; 512],
             flags: 2,
             rax: 0,
             xmm: [0; 2],
@@ -52,20 +52,20 @@ impl Native {
     /// Code around an instruction, which may use RAX, RFLAGS, `[rsi]`, XMM0, XMM1 and x87.
     pub(crate) fn new(instruction: &[u8]) -> Native {
         let mut code = vec![0xdd, 0x27]; // frstor [rdi]
-        code.extend([0x48, 0x8d, 0xb7, 128, 0, 0, 0]); // lea rsi, [rdi + 128]
-        code.extend([0x48, 0x8b, 0x87, 8, 1, 0, 0]); // mov rax, [rdi + 264]
-        code.extend([0x0f, 0x10, 0x87, 16, 1, 0, 0]); // movups xmm0, [rdi + 272]
-        code.extend([0x0f, 0x10, 0x8f, 32, 1, 0, 0]); // movups xmm1, [rdi + 288]
-        code.extend([0xff, 0xb7, 0, 1, 0, 0, 0x9d]); // push [rdi + 256]; popfq
-        code.extend([0x0f, 0xae, 0x97, 48, 1, 0, 0]); // ldmxcsr [rdi + 304]
+        code.extend([0x48, 0x8d, 0xb7, 128, 0, 0, 0]); // lea rsi, [rdi + 0x80]
+        code.extend([0x48, 0x8b, 0x87, 0x88, 2, 0, 0]); // mov rax, [rdi + 0x288]
+        code.extend([0x0f, 0x10, 0x87, 0x90, 2, 0, 0]); // movups xmm0, [rdi + 0x290]
+        code.extend([0x0f, 0x10, 0x8f, 0xa0, 2, 0, 0]); // movups xmm1, [rdi + 0x2a0]
+        code.extend([0xff, 0xb7, 0x80, 2, 0, 0, 0x9d]); // push [rdi + 0x280]; popfq
+        code.extend([0x0f, 0xae, 0x97, 0xb0, 2, 0, 0]); // ldmxcsr [rdi + 0x2b0]
         let at = code.len();
         code.extend(instruction);
-        code.extend([0x0f, 0xae, 0x9f, 48, 1, 0, 0]); // stmxcsr [rdi + 304]
-        code.extend([0x0f, 0xae, 0x97, 52, 1, 0, 0]); // ldmxcsr [rdi + 308]
-        code.extend([0x9c, 0x8f, 0x87, 0, 1, 0, 0]); // pushfq; pop [rdi + 256]
-        code.extend([0x48, 0x89, 0x87, 8, 1, 0, 0]); // mov [rdi + 264], rax
-        code.extend([0x0f, 0x11, 0x87, 16, 1, 0, 0]); // movups [rdi + 272], xmm0
-        code.extend([0x0f, 0x11, 0x8f, 32, 1, 0, 0]); // movups [rdi + 288], xmm1
+        code.extend([0x0f, 0xae, 0x9f, 0xb0, 2, 0, 0]); // stmxcsr [rdi + 0x2b0]
+        code.extend([0x0f, 0xae, 0x97, 0xb4, 2, 0, 0]); // ldmxcsr [rdi + 0x2b4]
+        code.extend([0x9c, 0x8f, 0x87, 0x80, 2, 0, 0]); // pushfq; pop [rdi + 0x280]
+        code.extend([0x48, 0x89, 0x87, 0x88, 2, 0, 0]); // mov [rdi + 0x288], rax
+        code.extend([0x0f, 0x11, 0x87, 0x90, 2, 0, 0]); // movups [rdi + 0x290], xmm0
+        code.extend([0x0f, 0x11, 0x8f, 0xa0, 2, 0, 0]); // movups [rdi + 0x2a0], xmm1
         code.extend([0xdd, 0x37, 0xfc, 0xc3]); // fnsave [rdi]; cld; ret
         assert!(code.len() <= SIZE);
         // SAFETY: An anonymous private mapping at an address of the kernel's choice.

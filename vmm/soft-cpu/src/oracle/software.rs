@@ -1,7 +1,7 @@
 //! This crate's CPU on the same state as the processor: 64-bit mode, paging off.
 
 use super::Machine;
-use crate::core::{CodeSize, Core, cr4, reg};
+use crate::core::{CodeSize, Core, cr4, reg, seg};
 use crate::cpuid::CpuidTable;
 use crate::decode::{Block, Source, translate};
 use crate::fault::Fault;
@@ -10,7 +10,10 @@ use crate::memory::ram::Ram;
 use crate::op::{Leave, START, next};
 
 /// Where the memory operand is.
-const OPERAND: u64 = 0x2000;
+pub(crate) const OPERAND: u64 = 0x2000;
+
+/// Where code of 64-bit user programs is on Linux.
+const CS: u16 = 0x33;
 
 /// A CPU with one instruction.
 pub(crate) struct Software {
@@ -24,6 +27,7 @@ impl Software {
         let mut core = Core::new(Ram::anonymous(0x4000), CpuidTable::default());
         core.code_size = CodeSize::Long;
         core.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
+        core.segments[seg::CS].selector = CS;
         let source = Source { bytes: instruction, size: CodeSize::Long };
         let block = translate(source, 1).expect("a whole instruction");
         Software { core, block }

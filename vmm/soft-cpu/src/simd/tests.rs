@@ -98,7 +98,7 @@ fn state(r: &mut Random) -> Machine {
         1 => 0x20,
         _ => r.next() as u32 & EXCEPTIONS,
     };
-    for at in (0..128).step_by(16) {
+    for at in (0..32).step_by(16) {
         m.memory[at..at + 16].copy_from_slice(&operand(r).to_le_bytes());
     }
     // TOP, condition bits and tags; MMX registers.
