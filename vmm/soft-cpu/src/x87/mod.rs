@@ -29,6 +29,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod transcendental;
+#[cfg(test)]
+mod transcendental_tests;
 mod wide;
 
 pub(crate) use arith::Arith;
