@@ -122,6 +122,8 @@ pub(crate) struct Core {
     pub(crate) has_breakpoints: bool,
     /// The bits in DR6 of the data breakpoints that the current instruction has met.
     pub(crate) breakpoints_met: u64,
+    /// The current instruction went to a handler of the kernel's: no single-step trap behind it.
+    pub(crate) entered_kernel: bool,
     /// HLT was executed.
     pub(crate) halted: bool,
     /// The machine has stopped for good.
@@ -186,6 +188,7 @@ impl Core {
             shadow_at: None,
             has_breakpoints: false,
             breakpoints_met: 0,
+            entered_kernel: false,
             halted: false,
             triple_fault: false,
             tlb: Tlb::new(),

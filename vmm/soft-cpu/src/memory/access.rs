@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::devices::{Access, Target};
 use crate::fault::Fault;
 
-use super::paging::Purpose;
+use super::paging::{Purpose, is_canonical};
 use super::ram::PAGE;
 
 /// The parts of an access, one for each page that it touches: address, offset, length.
@@ -109,6 +109,7 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn load_for_write_slow(&mut self, address: u64, len: usize) -> Result<u64, Fault> {
+        self.check_alignment(address, len)?;
         self.probe_write(address, len)?;
         self.load_slow(address, len)
     }
@@ -159,8 +160,19 @@ impl Core {
 
     /// Fails as a write of `len` bytes would, and writes nothing.
     pub(crate) fn probe_write(&mut self, address: u64, len: usize) -> Result<(), Fault> {
+        self.check_canonical(address, len)?;
         for (at, _, _) in parts(address, len) {
             self.translate(at, Purpose::Write)?;
+        }
+        Ok(())
+    }
+
+    /// An access that reaches out of the canonical addresses is none of the pages' business, even
+    /// if it begins in one.
+    fn check_canonical(&self, address: u64, len: usize) -> Result<(), Fault> {
+        let last = address.wrapping_add(len as u64 - 1);
+        if self.paging() && !(is_canonical(address) && is_canonical(last)) {
+            return Err(Fault::NonCanonical);
         }
         Ok(())
     }
@@ -173,6 +185,7 @@ impl Core {
     /// Reads any number of bytes.
     pub(crate) fn load_bytes(&mut self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
         self.check_alignment(address, into.len())?;
+        self.check_canonical(address, into.len())?;
         self.compare_access(address, into.len(), false);
         for (at, _, _) in parts(address, into.len()) {
             self.translate(at, Purpose::Read)?;
@@ -210,10 +223,21 @@ impl Core {
     ///
     /// The fast way does not come here: while the check is on, it is closed.
     fn check_alignment(&mut self, address: u64, len: usize) -> Result<(), Fault> {
-        if self.checks_alignment && len <= 8 && address & (len as u64 - 1) != 0 {
-            return Err(Fault::ALIGNMENT);
+        if !self.checks_alignment {
+            return Ok(());
         }
-        Ok(())
+        // Far pointers, extended precision and x87 environments go by their largest part.
+        let alignment = match len {
+            2 | 14 | 94 => 2,
+            4 | 6 | 28 | 108 => 4,
+            8 | 10 => 8,
+            _ => 1,
+        };
+        if address.is_multiple_of(alignment) {
+            Ok(())
+        } else {
+            Err(Fault::ALIGNMENT)
+        }
     }
 
     /// Writes to RAM, within a page, and notes it; false if the address is no RAM.

@@ -58,6 +58,9 @@ fn push_return<const FAST: bool>(core: &mut Core, op: &Op) -> Result<(), Fault> 
     // 64-bit code: nothing is cut off.
     let back = core.address_of(op).wrapping_add(u64::from(op.len));
     let stack = core.get::<3>(reg::RSP).wrapping_sub(8);
+    if !FAST && !is_canonical(stack) {
+        return Err(Fault::STACK);
+    }
     core.store_on::<FAST, 3>(stack, back)?;
     core.set::<3>(reg::RSP, stack);
     Ok(())
@@ -134,7 +137,9 @@ pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> 
     let long = size == CodeSize::Long && wide;
     let run: Handler = match mnemonic {
         Call | Ret | Jmp if mnemonic != Jmp => {
-            op.marks |= THROUGH_STACK;
+            if !op.has_memory() {
+                op.marks |= THROUGH_STACK;
+            }
             match (mnemonic, kind) {
                 (Ret, _)
                     if long

@@ -80,6 +80,10 @@ impl Core {
             self.set_segment(seg::SS, *segment);
         }
         self.set_code_segment(code, level);
+        if self.code_size != CodeSize::Long {
+            // Outside 64-bit mode, the upper half of RSP is lost.
+            self.regs[usize::from(reg::RSP)] &= 0xFFFF_FFFF;
+        }
         if let Some((pointer, _)) = stack {
             self.set_stack_pointer(pointer);
         }
@@ -233,6 +237,8 @@ pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering>
         Call if far => return Some(system!(call_far)),
         _ => return None,
     };
-    op.marks |= THROUGH_STACK;
+    if !op.has_memory() {
+        op.marks |= THROUGH_STACK;
+    }
     Some(lowering)
 }

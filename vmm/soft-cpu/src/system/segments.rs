@@ -229,7 +229,10 @@ impl Core {
         for number in [seg::ES, seg::DS, seg::FS, seg::GS] {
             let segment = &self.segments[number];
             let conforming = is_code(segment) && segment.access & access::CONFORMING != 0;
-            if !conforming && dpl(segment) < self.cpl && segment.access & UNUSABLE == 0 {
+            if segment.access & UNUSABLE != 0 {
+                // Only the selector: the base, which Linux keeps its thread pointers in, stays.
+                self.segments[number].selector = 0;
+            } else if !conforming && dpl(segment) < self.cpl {
                 self.set_segment(number, null_segment(0, 0));
             }
         }
