@@ -498,7 +498,8 @@ impl Fpu {
 
     /// FPTAN, FSINCOS.
     fn with_second(&mut self, op: impl Fn(F80, &mut Env) -> (F80, F80)) {
-        if self.out_of_range() {
+        // A stack fault goes before.
+        if self.empty(7) && self.out_of_range() {
             return;
         }
         self.set_conditions(C2, 0);

@@ -82,6 +82,14 @@ impl F80 {
         F80 { se: (sign as u16) << 15 | EXP_MAX, sig: J }
     }
 
+    /// The exponent of a number that is not zero.
+    pub(crate) fn exponent(self) -> Option<i32> {
+        match self.class() {
+            Class::Finite(x) => Some(x.exp),
+            _ => None,
+        }
+    }
+
     /// The ten bytes of memory.
     pub(crate) fn from_bytes(b: [u8; 10]) -> F80 {
         let v = b.iter().rev().fold(0u128, |v, &b| v << 8 | u128::from(b));

@@ -7,7 +7,8 @@ use iced_x86::{Code, Instruction, Mnemonic, Register};
 
 use super::exec::Effect;
 use super::state::{Fpu, Pointers};
-use crate::core::{Core, cr0, reg};
+use crate::core::{CodeSize, Core, cr0, reg, seg};
+use crate::decode::segment_number;
 use crate::fault::Fault;
 use crate::flags::ARITHMETIC;
 use crate::op::{Handler, Op, handler};
@@ -34,6 +35,7 @@ pub(crate) fn select(instruction: &Instruction, op: &mut Op) -> Option<Handler> 
     }
     op.extra = escape | (info.group_index() as u16 & 7) << 3;
     op.imm = instruction.memory_size().size() as u64;
+    op.src = segment_number(instruction.memory_segment()) as u8;
     Some(match instruction.mnemonic() {
         Mnemonic::Fnstenv => handler!(store_environment),
         Mnemonic::Fldenv => handler!(load_environment),
@@ -67,13 +69,28 @@ fn begin(core: &Core) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Notes opcode and address, as every instruction does that is not one of control.
+/// Notes opcode and addresses, as every instruction does that is not one of control. Of the ModRM
+/// byte of a memory form, the opcode holds the middle three bits: how the operand was addressed is
+/// not known any more.
 fn note(core: &mut Core, op: &Op, data: Option<u64>) {
+    let before = core.fpu.pointers;
+    let (data, data_selector) = match data {
+        Some(linear) => {
+            let segment = usize::from(op.src);
+            let base = match core.code_size {
+                CodeSize::Long if segment < seg::FS => 0,
+                _ => core.segment_base(segment),
+            };
+            (linear.wrapping_sub(base), core.segments[segment].selector)
+        }
+        None => (before.data, before.data_selector),
+    };
     core.fpu.pointers = Pointers {
         opcode: op.extra,
         instruction: core.address_of(op),
-        data: data.unwrap_or(core.fpu.pointers.data),
-        ..Pointers::default()
+        data,
+        instruction_selector: core.segments[seg::CS].selector,
+        data_selector,
     };
 }
 

@@ -29,7 +29,12 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod transcendental;
+#[cfg(test)]
+mod transcendental_tests;
 mod wide;
 
+pub(crate) use arith::Arith;
+pub(crate) use env::{Env, INEXACT};
+pub(crate) use format::{F80, Operand, from_f32, from_f64};
 pub(crate) use handlers::select;
 pub(crate) use state::Fpu;

@@ -199,4 +199,10 @@ impl Fpu {
         self.top = 0;
         self.full = 0xff;
     }
+
+    /// EMMS: every register is empty.
+    pub(crate) fn leave_mmx(&mut self) {
+        self.top = 0;
+        self.full = 0;
+    }
 }

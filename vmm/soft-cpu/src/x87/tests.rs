@@ -1,11 +1,12 @@
-//! x87 against the processor that the tests run on: every opcode that is exact, on random and on
-//! special states, masked and unmasked, in every rounding and precision; the whole FNSAVE image is
-//! compared.
+//! x87 against the processor that the tests run on: every opcode, on random and on special states,
+//! masked and not, in every rounding and precision; the whole FNSAVE image is compared. Of the
+//! transcendental functions, see `transcendental_tests`.
 
-use super::exec::{Effect, Undefined};
 use super::format::{F80, J, QUIET};
 use super::state::Fpu;
-use crate::oracle::{Native, Random, X87};
+use crate::core::cr0;
+use crate::fault::Fault;
+use crate::oracle::{Machine, Native, OPERAND, Random, Software};
 
 /// A register's content: special values, neighbours of limits, and everything between.
 pub(crate) fn value(r: &mut Random) -> F80 {
@@ -69,91 +70,87 @@ fn state(r: &mut Random) -> Fpu {
     f
 }
 
-fn image(f: &Fpu) -> [u8; 108] {
-    let mut b = [0; 108];
-    f.clone().save(&mut b);
-    b
+/// A machine in this state.
+fn machine(f: &Fpu, r: &mut Random) -> Machine {
+    let mut m = Machine { flags: 2 | r.next() & 0x8d5, rax: r.next(), ..Machine::default() };
+    f.clone().save(&mut m.saved[..108]);
+    m
 }
 
-/// The image without pointers and opcode, which are not recorded, and without the selectors.
-fn comparable(mut b: [u8; 108]) -> [u8; 108] {
-    b[12..28].fill(0);
-    b
+/// What must be equal. The processor has its operand elsewhere, and knows how it was addressed.
+fn comparable(mut m: Machine, operand: u64) -> Machine {
+    m.flags &= 0x8d5;
+    let field = |m: &Machine, at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| m.saved[at + i]));
+    if field(&m, 20) == operand as u32 {
+        m.saved[20..24].copy_from_slice(&(OPERAND as u32).to_le_bytes());
+    }
+    if m.saved[18] < 0xc0 {
+        m.saved[18] &= 0x38;
+    }
+    m
 }
 
-fn show(b: &[u8; 108]) -> String {
-    let word = |i: usize| u16::from_le_bytes([b[i], b[i + 1]]);
+fn show(m: &Machine) -> String {
+    let word = |i: usize| u16::from_le_bytes([m.saved[i], m.saved[i + 1]]);
     let mut s = format!("cw {:04x} sw {:04x} tw {:04x}", word(0), word(4), word(8));
-    for reg in b[28..].chunks_exact(10) {
-        let mut v = [0; 10];
-        v.copy_from_slice(reg);
-        let v = F80::from_bytes(v);
+    for reg in m.saved[28..108].chunks_exact(10) {
+        let v = F80::from_bytes(reg.try_into().expect("ten bytes"));
         s += &format!(" {:04x}:{:016x}", v.se, v.sig);
     }
-    s
+    s + &format!(" flags {:x} rax {:x} pointers {:02x?}", m.flags, m.rax, &m.saved[12..28])
 }
 
-/// Runs `fop` natively and here on `cases` states.
-fn check_registers(fop: u16, cases: u32, ignore_conditions: u16, seed: u64) -> Result<(), String> {
-    let code = [0xd8 | (fop >> 8) as u8, fop as u8];
-    let native = Native::x87(&code);
-    let mut r = Random(seed ^ u64::from(fop) << 32);
+/// Runs an instruction natively and here on `cases` states.
+fn check(
+    bytes: &[u8],
+    cases: u32,
+    prepare: impl Fn(&mut Machine, &mut Random),
+) -> Result<(), String> {
+    let (native, mut software) = (Native::new(bytes), Software::new(bytes));
+    let mut r = Random(bytes.iter().fold(7, |seed, &b| seed << 8 | u64::from(b)));
     for _ in 0..cases {
-        let before = state(&mut r);
-        let mut f = before.clone();
-        let mut n = X87::new(image(&before));
-        n.flags = 2 | r.next() & 0x8d5;
-        n.rax = r.next();
-        let (flags, rax) = (n.flags, n.rax);
-        native.run_x87(&mut n);
-        let effect = f.register(fop, flags).map_err(|Undefined| "undefined here".to_string())?;
-        let (flags, rax) = match effect {
-            Effect::None => (flags, rax),
-            Effect::Flags(new) => (flags & !0x8d5 | new, rax),
-            Effect::Ax(ax) => (flags, rax & !0xffff | u64::from(ax)),
-        };
-        let mut here = comparable(image(&f));
-        let mut there = comparable(n.saved);
-        for b in [&mut here, &mut there] {
-            b[5] &= !(ignore_conditions >> 8) as u8;
-        }
-        if here != there || flags != n.flags & !0x200 || rax != n.rax {
+        let mut before = machine(&state(&mut r), &mut r);
+        prepare(&mut before, &mut r);
+        let (mut there, mut here) = (before, before);
+        native.run(&mut there);
+        let done = software.run(&mut here, native.address());
+        let operand = std::ptr::from_ref(&there.memory) as u64;
+        let (here, there) = (comparable(here, OPERAND), comparable(there, operand));
+        if done.is_err() || here != there {
             return Err(format!(
-                "{:02x} {:02x}\nbefore {}\nnative {} flags {:x}\nhere   {} flags {:x}",
-                code[0],
-                code[1],
-                show(&image(&before)),
+                "{bytes:02x?} {done:?} memory {:02x?}\nbefore {}\nnative {} {:02x?}\nhere   {} {:02x?}",
+                &before.memory[..16],
+                show(&before),
                 show(&there),
-                n.flags,
+                &there.memory[..16],
                 show(&here),
-                flags,
+                &here.memory[..16],
             ));
         }
     }
     Ok(())
 }
 
-fn transcendental(fop: u16) -> bool {
+/// The names of x87 opcodes, see `exec`.
+fn bytes(fop: u16) -> [u8; 2] {
+    [0xd8 | (fop >> 8) as u8, fop as u8]
+}
+
+fn is_transcendental(fop: u16) -> bool {
     matches!(fop, 0x1f0..=0x1f3 | 0x1f9 | 0x1fb | 0x1fe | 0x1ff)
 }
 
 #[test]
 fn register_forms_equal_the_processor() {
-    let mut bad = Vec::new();
-    for fop in 0..0x800u16 {
-        let modrm = fop & 0xff;
-        if modrm < 0xc0 || transcendental(fop) {
-            continue;
-        }
-        if Fpu::default().register(fop, 0) == Err(Undefined) {
-            continue;
-        }
-        let cases = std::env::var("CASES").map_or(3000, |c| c.parse().unwrap_or(3000));
-        if let Err(e) = check_registers(fop, cases, 0, 1) {
-            bad.push(e);
-        }
-    }
-    assert!(bad.is_empty(), "{} differ:\n{}", bad.len(), bad.join("\n"));
+    let forms = (0..0x800u16).filter(|fop| {
+        fop & 0xff >= 0xc0
+            && !is_transcendental(*fop)
+            && Fpu::default().register(*fop, 0).is_ok()
+    });
+    let checked: Vec<_> = forms.map(|fop| check(&bytes(fop), 1500, |_, _| {})).collect();
+    assert!(checked.len() > 360, "{} forms", checked.len());
+    let different: Vec<String> = checked.into_iter().filter_map(Result::err).collect();
+    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
 }
 
 /// A memory operand: numbers of each format, and noise.
@@ -187,49 +184,74 @@ fn operand(r: &mut Random, fop: u16) -> u128 {
 
 #[test]
 fn memory_forms_equal_the_processor() {
-    let mut bad = Vec::new();
+    let mut different = Vec::new();
     for fop in (0..0x800u16).filter(|fop| fop & 0xc7 == 6) {
-        let (reads, writes) = (Fpu::reads(fop), Fpu::writes(fop));
-        if reads.is_none() && writes.is_none() {
+        if Fpu::reads(fop).is_none() && Fpu::writes(fop).is_none() {
             continue;
         }
-        let native = Native::x87(&[0xd8 | (fop >> 8) as u8, fop as u8]);
-        let mut r = Random(2 ^ u64::from(fop) << 32);
-        for _ in 0..6000 {
-            let before = state(&mut r);
-            let data = operand(&mut r, fop);
-            let mut f = before.clone();
-            let mut n = X87::new(image(&before));
-            // FLDCW that unmasks a pending exception is another test's.
-            let data = if fop == 0x12e { data | 0x3f } else { data };
-            n.memory[..16].copy_from_slice(&data.to_le_bytes());
-            let mut memory = n.memory;
-            native.run_x87(&mut n);
-            if reads.is_some() {
-                f.memory_load(fop, data);
-            }
-            if let Some(size) = writes {
-                let store = f.memory_store(fop);
-                if let Some(bytes) = store.bytes {
-                    memory[..size].copy_from_slice(&bytes.to_le_bytes()[..size]);
+        let prepare = |m: &mut Machine, r: &mut Random| {
+            m.memory[..16].copy_from_slice(&operand(r, fop).to_le_bytes());
+        };
+        different.extend(check(&bytes(fop), 5000, prepare).err());
+    }
+    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
+}
+
+#[test]
+fn environments_and_images_equal_the_processor() {
+    let mut different = Vec::new();
+    // FLDENV, FNSTENV, FRSTOR, FNSAVE, each in both sizes.
+    for form in [[0xd9, 0x26], [0xd9, 0x36], [0xdd, 0x26], [0xdd, 0x36]] {
+        for narrow in [false, true] {
+            let mut bytes = if narrow { vec![0x66] } else { vec![] };
+            bytes.extend(form);
+            let prepare = |m: &mut Machine, r: &mut Random| {
+                for at in (0..112).step_by(8) {
+                    m.memory[at..at + 8].copy_from_slice(&r.next().to_le_bytes());
                 }
-                f.stored(fop, &store);
-            }
-            let (here, there) = (comparable(image(&f)), comparable(n.saved));
-            if here != there || memory != n.memory {
-                bad.push(format!(
-                    "{:02x} {:02x} data {data:x}\nbefore {}\nnative {} {:x?}\nhere   {} {:x?}",
-                    0xd8 | fop >> 8,
-                    fop & 0xff,
-                    show(&image(&before)),
-                    show(&there),
-                    &n.memory[..10],
-                    show(&here),
-                    &memory[..10],
-                ));
-                break;
-            }
+            };
+            different.extend(check(&bytes, 3000, prepare).err());
         }
     }
-    assert!(bad.is_empty(), "{} differ:\n{}", bad.len(), bad.join("\n"));
+    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
+}
+
+#[test]
+fn waiting_instructions_hear_of_a_pending_exception() {
+    // FADD, FLDCW, FWAIT, FRSTOR, EMMS; FNSTSW AX, FNSTCW, FNCLEX, FNINIT, FNSAVE do not wait.
+    let waiting: [&[u8]; 5] = [&[0xd8, 0xc1], &[0xd9, 0x2e], &[0x9b], &[0xdd, 0x26], &[0x0f, 0x77]];
+    let others: [&[u8]; 5] =
+        [&[0xdf, 0xe0], &[0xd9, 0x3e], &[0xdb, 0xe2], &[0xdb, 0xe3], &[0xdd, 0x36]];
+    let run = |bytes: &[u8]| {
+        let mut f = Fpu::default();
+        f.set_control(0x37b);
+        f.set_status(4);
+        assert!(f.pending());
+        let mut m = Machine::default();
+        f.save(&mut m.saved[..108]);
+        // FNSAVE masks nothing, FNSTENV within it does: put the control word back.
+        m.saved[..2].copy_from_slice(&0x37bu16.to_le_bytes());
+        Software::new(bytes).run(&mut m, 0x1000)
+    };
+    for bytes in waiting {
+        assert_eq!(run(bytes), Err(Fault::X87), "{bytes:02x?}");
+    }
+    for bytes in others {
+        assert_eq!(run(bytes), Ok(()), "{bytes:02x?}");
+    }
+}
+
+#[test]
+fn ts_and_em_keep_x87_from_running() {
+    for (bit, wait) in [(cr0::TS, Ok(())), (cr0::EM, Ok(())), (cr0::TS | cr0::MP, Err(()))] {
+        for bytes in [&[0xd8, 0xc1][..], &[0xd9, 0x3e], &[0xdb, 0xe3], &[0xdd, 0x36], &[0x9b]] {
+            let mut software = Software::new(bytes);
+            software.core.cr0 |= bit;
+            let expected = match bytes {
+                [0x9b] => wait.map_err(|()| Fault::NO_FPU),
+                _ => Err(Fault::NO_FPU),
+            };
+            assert_eq!(software.run(&mut Machine::default(), 0x1000), expected, "{bytes:02x?}");
+        }
+    }
 }

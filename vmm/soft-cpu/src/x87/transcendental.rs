@@ -9,7 +9,7 @@
 //! near a multiple of pi is the sine of that reduced angle.
 
 use super::arith::{not_number, not_numbers};
-use super::env::{DENORMAL, Env, ZERO_DIVIDE};
+use super::env::{DENORMAL, Env, INEXACT, UNDERFLOW, ZERO_DIVIDE};
 use super::format::{Class, F80, Finite};
 use super::wide::Wide;
 
@@ -63,8 +63,11 @@ pub(crate) fn exp2_minus_1(a: F80, env: &mut Env) -> F80 {
                 return a;
             }
             match x.exp {
-                0 if x.sig == 1 << 63 && x.sign => F80::normal(true, -1, 1 << 63),
-                0.. => a,
+                0.. => {
+                    env.raise(INEXACT);
+                    let minus_one = x.exp == 0 && x.sig == 1 << 63 && x.sign;
+                    if minus_one { F80::normal(true, -1, 1 << 63) } else { a }
+                }
                 _ => exp_minus_1(Wide::from(x).mul(LN_2)).round(false, env),
             }
         }
@@ -111,9 +114,6 @@ pub(crate) fn y_log2_x(x: F80, y: F80, env: &mut Env) -> F80 {
         (_, Class::Infinity) if one => return env.invalid(),
         (Class::Zero, Class::Finite(_)) => {
             env.raise(ZERO_DIVIDE);
-            if y.is_denormal() {
-                env.raise(DENORMAL);
-            }
             return F80::infinity(!y.sign());
         }
         _ => {}
@@ -138,10 +138,13 @@ pub(crate) fn y_log2_x(x: F80, y: F80, env: &mut Env) -> F80 {
     }
 }
 
-/// `log * y`, rounded once.
+/// `log * y`, rounded once. #P, and #U where the result is denormal, are raised even if it is exact,
+/// as processors do.
 fn product(log: Wide, y: Finite, exact: bool, env: &mut Env) -> F80 {
     // An exact logarithm is a whole number of 15 bits: the product loses nothing either.
-    log.mul(Wide::from(y)).round(exact, env)
+    let product = log.mul(Wide::from(y)).round(exact, env);
+    env.raise(if product.is_denormal() { INEXACT | UNDERFLOW } else { INEXACT });
+    product
 }
 
 /// FYL2XP1: `y * log2(x + 1)`, without loss for a small `x`. For an `x` of -1 or less, where the SDM
@@ -161,7 +164,10 @@ pub(crate) fn y_log2_x_plus_1(x: F80, y: F80, env: &mut Env) -> F80 {
     }
     let sign = x.sign() != y.sign();
     match (cx, cy) {
-        (Class::Finite(vx), Class::Finite(_)) if vx.sign && vx.exp >= 0 => x,
+        (Class::Finite(vx), Class::Finite(_)) if vx.sign && vx.exp >= 0 => {
+            env.raise(INEXACT);
+            x
+        }
         (Class::Finite(vx), Class::Finite(vy)) => {
             let w = Wide::from(vx);
             let sum = Wide::ONE.add(w);
@@ -298,7 +304,7 @@ fn atan_of(t: Wide) -> Wide {
     const TERMS: u32 = 18;
     // The nearest eighth.
     let eighth = match t.exp {
-        ..-5 => 0,
+        ..-4 => 0,
         e => ((t.sig >> (123 - e)) as u32).div_ceil(2),
     };
     let (s, base) = match eighth {
