@@ -4,6 +4,7 @@ use iced_x86::{Instruction, OpKind, Register};
 
 use crate::core::{CodeSize, Core, seg};
 use crate::fault::Fault;
+use crate::flags::signed;
 use crate::op::{
     ADDRESS, HAS_MEMORY, Handler, Leave, Op, SEGMENT_BASES, START, THROUGH_STACK, ZERO, attempt,
     next,
@@ -202,6 +203,7 @@ fn memory(instruction: &Instruction, start: u64, size: CodeSize, op: &mut Op) ->
         at: op.at,
         len: op.len,
         extra: instruction.memory_size().size().max(1) as u16,
+        displacement: bit_register(instruction),
         ..BLANK
     };
     op.base = ADDRESS;
@@ -209,6 +211,29 @@ fn memory(instruction: &Instruction, start: u64, size: CodeSize, op: &mut Op) ->
     op.scale = 0;
     op.displacement = 0;
     Some(prepare)
+}
+
+/// For BT and its relatives with a bit number in a register, which moves the address: the register,
+/// and above it the operand's size in bytes. Else zero.
+fn bit_register(instruction: &Instruction) -> i32 {
+    use iced_x86::Mnemonic::{Bt, Btc, Btr, Bts};
+    let by_register = instruction.op1_kind() == OpKind::Register;
+    if !by_register || !matches!(instruction.mnemonic(), Bt | Btc | Btr | Bts) {
+        return 0;
+    }
+    let register = instruction.op1_register();
+    (register.size() << 8) as i32 | i32::from(number(register))
+}
+
+/// How far a bit number moves an address, as [`bit_register`] describes it.
+fn bit_displacement(core: &Core, register: i32) -> u64 {
+    let number = register as u8;
+    let bits = match register >> 8 {
+        2 => signed::<1>(core.get::<1>(number)) >> 4 << 1,
+        4 => signed::<2>(core.get::<2>(number)) >> 5 << 2,
+        _ => signed::<3>(core.get::<3>(number)) >> 6 << 3,
+    };
+    bits as u64
 }
 
 /// The size of addresses: 2, 4 or 8 bytes.
@@ -231,6 +256,11 @@ fn offset(core: &Core, op: &Op) -> u64 {
     let sum = core.regs[usize::from(op.base & 31)]
         .wrapping_add(core.regs[usize::from(op.index & 31)] << (op.scale & 3))
         .wrapping_add(op.imm);
+    let sum = if op.displacement == 0 {
+        sum
+    } else {
+        sum.wrapping_add(bit_displacement(core, op.displacement))
+    };
     sum & (!0 >> (64 - 8 * u32::from(op.src)))
 }
 

@@ -78,8 +78,9 @@ pub(super) fn element<const KIND: usize, const S: usize>(
         }
         CMPS => {
             let (first, second) = (core.source::<S>(op)?, core.destination::<S>(op)?);
-            let a = core.load::<S>(first)?;
+            // In this order, as the faults of processors show.
             let b = core.load::<S>(second)?;
+            let a = core.load::<S>(first)?;
             core.flags.set::<S>(kind::SUB, a.wrapping_sub(b), b);
         }
         SCAS => {
