@@ -109,8 +109,6 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn load_for_write_slow(&mut self, address: u64, len: usize) -> Result<u64, Fault> {
-        self.check_canonical(address, len)?;
-        self.check_alignment(address, len)?;
         self.probe_write(address, len)?;
         self.load_slow(address, len)
     }
@@ -162,6 +160,7 @@ impl Core {
     /// Fails as a write of `len` bytes would, and writes nothing.
     pub(crate) fn probe_write(&mut self, address: u64, len: usize) -> Result<(), Fault> {
         self.check_canonical(address, len)?;
+        self.check_alignment(address, len)?;
         for (at, _, _) in parts(address, len) {
             self.translate(at, Purpose::Write)?;
         }
@@ -203,8 +202,6 @@ impl Core {
 
     /// Writes any number of bytes.
     pub(crate) fn store_bytes(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
-        self.check_canonical(address, bytes.len())?;
-        self.check_alignment(address, bytes.len())?;
         self.compare_access(address, bytes.len(), true);
         self.probe_write(address, bytes.len())?;
         for (at, offset, len) in parts(address, bytes.len()) {
