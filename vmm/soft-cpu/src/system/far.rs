@@ -157,14 +157,7 @@ fn far_operand(core: &mut Core, op: &Op) -> Result<(u16, u64), Fault> {
     if op.marks & HAS_MEMORY == 0 {
         return Ok((op.extra, op.imm));
     }
-    let bytes = usize::from(op.src);
-    let address = core.address(op);
-    let mut pointer = [0; 10];
-    core.load_bytes(address, &mut pointer[..bytes + 2])?;
-    let selector = u16::from_le_bytes([pointer[bytes], pointer[bytes + 1]]);
-    pointer[bytes..].fill(0);
-    let offset = u64::from_le_bytes(pointer[..8].try_into().expect("eight bytes"));
-    Ok((selector, offset))
+    core.load_far_pointer(core.address(op), usize::from(op.src))
 }
 
 fn far_target(core: &mut Core, op: &Op) -> Result<(u64, Segment), Fault> {
