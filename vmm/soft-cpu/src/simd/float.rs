@@ -2,14 +2,13 @@
 
 use iced_x86::Code;
 
-use super::access::{binary, source};
+use super::access::{binary, load, register, source};
 use super::exact::{self, Kind};
 use super::host::{self, Operation};
 use super::{approximate, mxcsr, scalar};
 use crate::core::Core;
 use crate::fault::Fault;
-use crate::flags::ARITHMETIC;
-use crate::op::{Handler, Leave, Op, attempt, handler, next};
+use crate::op::{Handler, Leave, Op, attempt, handler, next, reach};
 use crate::x87::Arith::{Add, Div, Mul, Sub};
 
 /// Carries out `run` under the guest's MXCSR.
@@ -36,7 +35,7 @@ fn arithmetic<const S: usize>(
     kind: Kind,
 ) -> Result<(), Fault> {
     core.require_sse()?;
-    let b = source::<S>(core, op)?;
+    let b = source::<false, S>(core, op)?;
     let to = usize::from(op.dst & 15);
     core.xmm[to] = under_mxcsr(core, run, kind, core.xmm[to], b)?;
     Ok(())
@@ -55,24 +54,40 @@ macro_rules! plain {
     }};
 }
 
+/// A handler that tries `$quick`, a `fn(&mut Core, &Op) -> Option<()>` that changes nothing unless
+/// it succeeds, and otherwise carries out the instruction from the beginning. The quick part needs
+/// no stack frame.
+macro_rules! quick_or {
+    ($quick:expr, $carry_out:expr) => {{
+        fn run(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+            if let Some(()) = $quick(core, op) {
+                return next(core, rest);
+            }
+            handler!($carry_out)(core, op, rest)
+        }
+        run as Handler
+    }};
+}
+
 /// A handler of a scalar operation with a quick way, which is given MXCSR and the low parts of the
 /// operands, and answers with the low `$bits` of the result.
 macro_rules! quick {
     ($size:literal, $bits:literal, $run:ident, $kind:expr, $quick:expr) => {{
-        fn run(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-            attempt!(core, op, core.require_sse());
-            let b = attempt!(core, op, source::<$size>(core, op));
+        #[inline(always)]
+        fn quick(core: &mut Core, op: &Op) -> Option<()> {
+            const LOW: u128 = u128::MAX >> (128 - $bits);
+            core.require_sse().ok()?;
+            let b = low::<$size>(source::<true, $size>(core, op).ok()?);
             let to = usize::from(op.dst & 15);
             let a = core.xmm[to];
-            const LOW: u128 = u128::MAX >> (128 - $bits);
-            let quick: Option<u64> = $quick(core.mxcsr, (a & LOW) as u64, low::<$size>(b));
-            core.xmm[to] = match quick {
-                Some(low) => a & !LOW | u128::from(low),
-                None => attempt!(core, op, under_mxcsr(core, host::$run, $kind, a, b)),
-            };
-            next(core, rest)
+            let result: u64 = $quick(core.mxcsr, (a & LOW) as u64, b)?;
+            core.xmm[to] = a & !LOW | u128::from(result);
+            Some(())
         }
-        run as Handler
+        fn carry_out(core: &mut Core, op: &Op) -> Result<(), Fault> {
+            arithmetic::<$size>(core, op, host::$run, $kind)
+        }
+        quick_or!(quick, carry_out)
     }};
 }
 
@@ -82,71 +97,86 @@ fn low<const S: usize>(v: u128) -> u64 {
     if S == 2 { u64::from(v as u32) } else { v as u64 }
 }
 
+/// The integer operand of CVTSI2SS and CVTSI2SD.
+#[inline(always)]
+fn integer<const FAST: bool, const S: usize>(core: &mut Core, op: &Op) -> Result<u64, Fault> {
+    if op.has_memory() {
+        return core.load_on::<FAST, S>(core.address(op));
+    }
+    Ok(core.get::<S>(op.src))
+}
+
 /// A handler of CVTSI2SS or CVTSI2SD with a quick way, which is given MXCSR and the integer.
 macro_rules! from_integer {
     ($size:literal, $bits:literal, $run:ident, $quick:expr) => {{
-        fn run(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-            attempt!(core, op, core.require_sse());
-            let b = if op.has_memory() {
-                attempt!(core, op, core.load::<$size>(core.address(op)))
-            } else {
-                core.get::<$size>(op.src)
-            };
+        #[inline(always)]
+        fn quick(core: &mut Core, op: &Op) -> Option<()> {
+            const LOW: u128 = u128::MAX >> (128 - $bits);
+            core.require_sse().ok()?;
+            let b = integer::<true, $size>(core, op).ok()?;
+            let result: u64 = $quick(core.mxcsr, b)?;
             let to = usize::from(op.dst & 15);
-            let a = core.xmm[to];
-            let quick: Option<u64> = $quick(core.mxcsr, b);
-            core.xmm[to] = match quick {
-                Some(low) => a >> $bits << $bits | u128::from(low),
-                None => {
-                    let result = under_mxcsr(core, host::$run, Kind::Other, a, u128::from(b));
-                    attempt!(core, op, result)
-                }
-            };
-            next(core, rest)
+            core.xmm[to] = core.xmm[to] & !LOW | u128::from(result);
+            Some(())
         }
-        run as Handler
+        fn carry_out(core: &mut Core, op: &Op) -> Result<(), Fault> {
+            core.require_sse()?;
+            let b = u128::from(integer::<false, $size>(core, op)?);
+            let to = usize::from(op.dst & 15);
+            core.xmm[to] = under_mxcsr(core, host::$run, Kind::Other, core.xmm[to], b)?;
+            Ok(())
+        }
+        quick_or!(quick, carry_out)
     }};
 }
 
-/// A handler of a conversion from a scalar of `1 << $size` bytes to an integer of `1 << $to`.
+/// A handler of a conversion from a scalar of `1 << $size` bytes to an integer of `1 << $to`, with a
+/// quick way, which is given MXCSR and the scalar, and answers with exceptions, too.
 macro_rules! to_integer {
     ($size:literal, $to:literal, $run:ident, $quick:expr) => {{
-        fn run(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-            attempt!(core, op, core.require_sse());
-            let b = attempt!(core, op, source::<$size>(core, op));
-            let quick: Option<(i64, u32)> = $quick(core.mxcsr, low::<$size>(b));
-            let result = match quick {
-                Some((result, raised)) => {
-                    core.mxcsr |= raised;
-                    result as u64
-                }
-                None => {
-                    let (result, raised) = host::$run(b, mxcsr::control(core.mxcsr));
-                    attempt!(core, op, core.raise_sse(raised));
-                    result
-                }
-            };
-            core.set::<$to>(op.dst, result);
-            next(core, rest)
+        #[inline(always)]
+        fn quick(core: &mut Core, op: &Op) -> Option<()> {
+            core.require_sse().ok()?;
+            let b = low::<$size>(source::<true, $size>(core, op).ok()?);
+            let (result, raised): (i64, u32) = $quick(core.mxcsr, b)?;
+            core.mxcsr |= raised;
+            core.set::<$to>(op.dst, result as u64);
+            Some(())
         }
-        run as Handler
+        fn carry_out(core: &mut Core, op: &Op) -> Result<(), Fault> {
+            core.require_sse()?;
+            let b = source::<false, $size>(core, op)?;
+            let (result, raised) = host::$run(b, mxcsr::control(core.mxcsr));
+            core.raise_sse(raised)?;
+            core.set::<$to>(op.dst, result);
+            Ok(())
+        }
+        quick_or!(quick, carry_out)
     }};
 }
 
 /// A handler of COMISS and its kin.
 macro_rules! compare {
     ($size:literal, $float:ty, $quiet:literal) => {{
-        fn run(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-            attempt!(core, op, core.require_sse());
-            let b = attempt!(core, op, source::<$size>(core, op));
+        #[inline(always)]
+        fn quick(core: &mut Core, op: &Op) -> Option<()> {
+            core.require_sse().ok()?;
+            let b = low::<$size>(source::<true, $size>(core, op).ok()?);
             let a = low::<$size>(core.xmm[usize::from(op.dst & 15)]);
-            let b = low::<$size>(b);
-            let (flags, raised) = scalar::compare::<$float>(core.mxcsr, a, b, $quiet);
-            attempt!(core, op, core.raise_sse(raised));
-            core.flags.change(ARITHMETIC, flags);
-            next(core, rest)
+            let flags = scalar::compare_plain::<$float>(a, b)?;
+            core.flags.set_bits(flags);
+            Some(())
         }
-        run as Handler
+        fn carry_out(core: &mut Core, op: &Op) -> Result<(), Fault> {
+            core.require_sse()?;
+            let b = low::<$size>(source::<false, $size>(core, op)?);
+            let a = low::<$size>(core.xmm[usize::from(op.dst & 15)]);
+            let (flags, raised) = scalar::compare::<$float>(core.mxcsr, a, b, $quiet);
+            core.raise_sse(raised)?;
+            core.flags.set_bits(flags);
+            Ok(())
+        }
+        quick_or!(quick, carry_out)
     }};
 }
 
@@ -166,7 +196,7 @@ macro_rules! approximate_scalar {
     ($f:ident) => {{
         fn carry_out(core: &mut Core, op: &Op) -> Result<(), Fault> {
             core.require_sse()?;
-            let b = source::<2>(core, op)?;
+            let b = source::<false, 2>(core, op)?;
             let to = usize::from(op.dst & 15);
             core.xmm[to] = approximate::$f(core.xmm[to], b);
             Ok(())

@@ -328,7 +328,7 @@ fn integers_to_doubles(core: &mut Core, op: &Op) -> Result<(), Fault> {
 /// CVTPS2PI and CVTTPS2PI. Zeros in the upper half raise nothing.
 fn singles_to_integers(core: &mut Core, op: &Op, run: Operation) -> Result<(), Fault> {
     begin_sse(core)?;
-    let b = super::access::source::<3>(core, op)?;
+    let b = super::access::source::<false, 3>(core, op)?;
     let result = under_mxcsr(core, run, Kind::Other, 0, u128::from(b as u64))?;
     set(core, op, result);
     Ok(())
@@ -337,7 +337,7 @@ fn singles_to_integers(core: &mut Core, op: &Op, run: Operation) -> Result<(), F
 /// CVTPD2PI and CVTTPD2PI.
 fn doubles_to_integers(core: &mut Core, op: &Op, run: Operation) -> Result<(), Fault> {
     begin_sse(core)?;
-    let b = super::access::source::<4>(core, op)?;
+    let b = super::access::source::<false, 4>(core, op)?;
     let result = under_mxcsr(core, run, Kind::Other, 0, b)?;
     set(core, op, result);
     Ok(())

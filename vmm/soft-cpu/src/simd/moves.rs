@@ -2,58 +2,34 @@
 
 use iced_x86::{Code, Instruction, OpKind, Register};
 
+use super::access::{load, register, store};
 use super::host;
 use crate::core::{CodeSize, Core, reg, seg};
 use crate::decode::segment_number;
 use crate::fault::Fault;
-use crate::op::{Handler, Leave, Op, attempt, handler, next, next_after_write};
+use crate::op::{Handler, Leave, Op, attempt, handler, next, next_on, reach};
 
 /// The low quadword of a register.
 const LOW: u128 = u64::MAX as u128;
 
-/// Registers of an operation: destination and source.
-#[inline(always)]
-fn numbers(op: &Op) -> (usize, usize) {
-    (usize::from(op.dst & 15), usize::from(op.src & 15))
-}
-
-/// A handler that puts `$value` into the destination, given the core and its operation.
-macro_rules! load {
-    ($value:expr) => {{
+/// A register set from a general one or from memory, zero-extended.
+macro_rules! from_general {
+    ($size:literal, $op:expr) => {{
         fn run(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
             attempt!(core, op, core.require_sse());
-            let value: Result<u128, Fault> = $value(core, op);
-            core.xmm[usize::from(op.dst & 15)] = attempt!(core, op, value);
+            core.xmm[usize::from(op.dst & 15)] = u128::from(core.get::<$size>(op.src));
             next(core, rest)
         }
-        run as Handler
+        if $op.has_memory() { load!($size, false, |_, v, _: &Op| v) } else { run as Handler }
     }};
 }
 
-/// A handler that stores something of the source, given the core, the address and the source.
-macro_rules! store {
-    ($store:expr) => {{
-        fn run(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-            attempt!(core, op, core.require_sse());
-            let source = core.xmm[usize::from(op.src & 15)];
-            let done: Result<(), Fault> = $store(core, core.address(op), source);
-            attempt!(core, op, done);
-            next_after_write(core, op, rest)
-        }
-        run as Handler
-    }};
-}
-
-/// A handler that stores a register of the general ones, or sets one.
+/// A general register set from `f(xmm, op)`.
 macro_rules! to_general {
-    ($size:literal, $value:expr) => {{
+    ($size:literal, $f:expr) => {{
         fn run(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
             attempt!(core, op, core.require_sse());
-            let value: u64 = $value(core.xmm[usize::from(op.src & 15)], op);
-            if op.has_memory() {
-                attempt!(core, op, core.store::<$size>(core.address(op), value));
-                return next_after_write(core, op, rest);
-            }
+            let value: u64 = $f(core.xmm[usize::from(op.src & 15)], op);
             core.set::<$size>(op.dst, value);
             next(core, rest)
         }
@@ -61,48 +37,32 @@ macro_rules! to_general {
     }};
 }
 
-/// A general register or memory, zero-extended.
-#[inline(always)]
-fn general<const S: usize>(core: &mut Core, op: &Op) -> Result<u64, Fault> {
-    if op.has_memory() {
-        return core.load::<S>(core.address(op));
-    }
-    Ok(core.get::<S>(op.src))
-}
-
-/// A whole register.
-fn whole(store: bool, op: &Op, aligned: bool) -> Handler {
-    match (op.has_memory(), store, aligned) {
-        (false, ..) => load!(|core: &mut Core, op| Ok(core.xmm[numbers(op).1])),
-        (_, false, false) => load!(|core: &mut Core, op| core.load_16(core.address(op))),
-        (_, false, true) => load!(|core: &mut Core, op| core.load_16_aligned(core.address(op))),
-        (_, true, false) => store!(|core: &mut Core, at, v| core.store_16(at, v)),
-        (_, true, true) => store!(|core: &mut Core, at, v| core.store_16_aligned(at, v)),
-    }
-}
-
-/// The low `1 << $size` bytes: from memory they fill the register up with zeros, from a register
-/// they leave the rest of it.
-macro_rules! low {
-    ($size:literal, $op:expr, load) => {
-        if $op.has_memory() {
-            load!(|core: &mut Core, op| core.load::<$size>(core.address(op)).map(u128::from))
-        } else {
-            low!($size)
-        }
+/// A move of whole registers, to or from memory.
+macro_rules! whole {
+    (load, $aligned:literal, $op:expr) => {
+        if $op.has_memory() { load!(4, $aligned, |_, v, _: &Op| v) } else { whole!() }
     };
-    ($size:literal, $op:expr, store) => {
-        if $op.has_memory() {
-            store!(|core: &mut Core, at, v| core.store::<$size>(at, v as u64))
-        } else {
-            low!($size)
-        }
+    (store, $aligned:literal, $op:expr) => {
+        if $op.has_memory() { store!(4, $aligned, |v| v) } else { whole!() }
+    };
+    () => {
+        register!(|_, from, _: &Op| from)
+    };
+}
+
+/// A move of the low `1 << $size` bytes: from memory they fill the register up with zeros, from a
+/// register they leave the rest of it.
+macro_rules! low {
+    (load, $size:literal, $op:expr) => {
+        if $op.has_memory() { load!($size, false, |_, v, _: &Op| v) } else { low!($size) }
+    };
+    (store, $size:literal, $op:expr) => {
+        if $op.has_memory() { store!($size, false, |v| v) } else { low!($size) }
     };
     ($size:literal) => {
-        load!(|core: &mut Core, op| {
-            const LOW_PART: u128 = u128::MAX >> (128 - (8 << $size));
-            let (to, from) = numbers(op);
-            Ok(core.xmm[to] & !LOW_PART | core.xmm[from] & LOW_PART)
+        register!(|to: u128, from, _: &Op| {
+            const PART: u128 = u128::MAX >> (128 - (8 << $size));
+            to & !PART | from & PART
         })
     };
 }
@@ -111,58 +71,50 @@ macro_rules! low {
 pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Handler> {
     Some(match instruction.code() {
         Code::Movaps_xmm_xmmm128 | Code::Movapd_xmm_xmmm128 | Code::Movdqa_xmm_xmmm128 => {
-            whole(false, op, true)
+            whole!(load, true, op)
         }
         Code::Movaps_xmmm128_xmm
         | Code::Movapd_xmmm128_xmm
         | Code::Movdqa_xmmm128_xmm
         | Code::Movntps_m128_xmm
         | Code::Movntpd_m128_xmm
-        | Code::Movntdq_m128_xmm => whole(true, op, true),
+        | Code::Movntdq_m128_xmm => whole!(store, true, op),
         Code::Movups_xmm_xmmm128 | Code::Movupd_xmm_xmmm128 | Code::Movdqu_xmm_xmmm128 => {
-            whole(false, op, false)
+            whole!(load, false, op)
         }
         Code::Movups_xmmm128_xmm | Code::Movupd_xmmm128_xmm | Code::Movdqu_xmmm128_xmm => {
-            whole(true, op, false)
+            whole!(store, false, op)
         }
-        Code::Movss_xmm_xmmm32 => low!(2, op, load),
-        Code::Movss_xmmm32_xmm => low!(2, op, store),
-        Code::Movsd_xmm_xmmm64 => low!(3, op, load),
-        Code::Movsd_xmmm64_xmm => low!(3, op, store),
+        Code::Movss_xmm_xmmm32 => low!(load, 2, op),
+        Code::Movss_xmmm32_xmm => low!(store, 2, op),
+        Code::Movsd_xmm_xmmm64 => low!(load, 3, op),
+        Code::Movsd_xmmm64_xmm => low!(store, 3, op),
 
         // The upper half becomes zero.
         Code::Movq_xmm_xmmm64 | Code::Movq_xmmm64_xmm if !op.has_memory() => {
-            load!(|core: &mut Core, op| Ok(core.xmm[numbers(op).1] & LOW))
+            register!(|_, from, _: &Op| from & LOW)
         }
-        Code::Movq_xmm_xmmm64 => low!(3, op, load),
-        Code::Movd_xmm_rm32 => load!(|core, op| general::<2>(core, op).map(u128::from)),
-        Code::Movq_xmm_rm64 => load!(|core, op| general::<3>(core, op).map(u128::from)),
-        Code::Movd_rm32_xmm => to_general!(2, |v: u128, _: &Op| u64::from(v as u32)),
+        Code::Movq_xmm_xmmm64 => load!(3, false, |_, v, _: &Op| v),
+        Code::Movd_xmm_rm32 => from_general!(2, op),
+        Code::Movq_xmm_rm64 => from_general!(3, op),
+        Code::Movd_rm32_xmm if op.has_memory() => store!(2, false, |v| v),
+        Code::Movd_rm32_xmm => to_general!(2, |v: u128, _: &Op| v as u64),
+        Code::Movq_rm64_xmm if op.has_memory() => store!(3, false, |v| v),
         Code::Movq_rm64_xmm => to_general!(3, |v: u128, _: &Op| v as u64),
 
         // Halves.
-        Code::Movlps_xmm_m64 | Code::Movlpd_xmm_m64 => load!(|core: &mut Core, op| {
-            let low = core.load::<3>(core.address(op))?;
-            Ok(core.xmm[numbers(op).0] & !LOW | u128::from(low))
-        }),
-        Code::Movhps_xmm_m64 | Code::Movhpd_xmm_m64 => load!(|core: &mut Core, op| {
-            let high = core.load::<3>(core.address(op))?;
-            Ok(core.xmm[numbers(op).0] & LOW | u128::from(high) << 64)
-        }),
+        Code::Movlps_xmm_m64 | Code::Movlpd_xmm_m64 => {
+            load!(3, false, |to: u128, v, _: &Op| to & !LOW | v)
+        }
+        Code::Movhps_xmm_m64 | Code::Movhpd_xmm_m64 => {
+            load!(3, false, |to: u128, v: u128, _: &Op| to & LOW | v << 64)
+        }
         Code::Movlps_m64_xmm | Code::Movlpd_m64_xmm | Code::Movq_xmmm64_xmm => {
-            store!(|core: &mut Core, at, v| core.store::<3>(at, v as u64))
+            store!(3, false, |v| v)
         }
-        Code::Movhps_m64_xmm | Code::Movhpd_m64_xmm => {
-            store!(|core: &mut Core, at, v: u128| core.store::<3>(at, (v >> 64) as u64))
-        }
-        Code::Movlhps_xmm_xmm => load!(|core: &mut Core, op| {
-            let (to, from) = numbers(op);
-            Ok(core.xmm[to] & LOW | core.xmm[from] << 64)
-        }),
-        Code::Movhlps_xmm_xmm => load!(|core: &mut Core, op| {
-            let (to, from) = numbers(op);
-            Ok(core.xmm[to] & !LOW | core.xmm[from] >> 64)
-        }),
+        Code::Movhps_m64_xmm | Code::Movhpd_m64_xmm => store!(3, false, |v: u128| v >> 64),
+        Code::Movlhps_xmm_xmm => register!(|to: u128, from: u128, _: &Op| to & LOW | from << 64),
+        Code::Movhlps_xmm_xmm => register!(|to: u128, from: u128, _: &Op| to & !LOW | from >> 64),
 
         // Masks and words. Their general register is always cleared above what it gets.
         Code::Pmovmskb_r32_xmm | Code::Pmovmskb_r64_xmm => {
@@ -177,13 +129,7 @@ pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Handler> 
         Code::Pextrw_r32_xmm_imm8 | Code::Pextrw_r64_xmm_imm8 => {
             to_general!(3, |v: u128, op: &Op| u64::from((v >> (16 * (op.imm & 7))) as u16))
         }
-        Code::Pinsrw_xmm_r32m16_imm8 | Code::Pinsrw_xmm_r64m16_imm8 => {
-            load!(|core: &mut Core, op| {
-                let word = u128::from(general::<1>(core, op)?);
-                let shift = 16 * (op.imm & 7);
-                Ok(core.xmm[numbers(op).0] & !(0xffff << shift) | word << shift)
-            })
-        }
+        Code::Pinsrw_xmm_r32m16_imm8 | Code::Pinsrw_xmm_r64m16_imm8 => handler!(insert_word),
         Code::Movnti_m32_r32 => handler!(move_general::<2>),
         Code::Movnti_m64_r64 => handler!(move_general::<3>),
         Code::Maskmovdqu_rDI_xmm_xmm => {
@@ -192,6 +138,19 @@ pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Handler> 
         }
         _ => return None,
     })
+}
+
+/// PINSRW.
+fn insert_word(core: &mut Core, op: &Op) -> Result<(), Fault> {
+    core.require_sse()?;
+    let word = if op.has_memory() {
+        core.load::<1>(core.address(op))?
+    } else {
+        core.get::<1>(op.src)
+    };
+    let (to, shift) = (usize::from(op.dst & 15), 16 * (op.imm & 7));
+    core.xmm[to] = core.xmm[to] & !(0xffff << shift) | u128::from(word) << shift;
+    Ok(())
 }
 
 /// MOVNTI: an SSE2 instruction that no check of SSE concerns.
@@ -247,7 +206,7 @@ pub(super) fn store_masked(
 /// MASKMOVDQU.
 fn masked(core: &mut Core, op: &Op) -> Result<(), Fault> {
     core.require_sse()?;
-    let (value, mask) = numbers(op);
-    let (value, mask) = (core.xmm[value].to_le_bytes(), core.xmm[mask].to_le_bytes());
+    let register = |number: u8| core.xmm[usize::from(number & 15)].to_le_bytes();
+    let (value, mask) = (register(op.dst), register(op.src));
     store_masked(core, op, &value, &mask)
 }

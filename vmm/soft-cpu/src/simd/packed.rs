@@ -2,10 +2,10 @@
 
 use iced_x86::Code;
 
-use super::access::{binary, by_immediate, with_immediate};
+use super::access::{binary, by_immediate, load, register, with_immediate};
 use super::{host, integer as int};
 use crate::core::Core;
-use crate::op::{Handler, Leave, Op, attempt, next};
+use crate::op::{Handler, Leave, Op, attempt, next, reach};
 
 /// The handler of a packed instruction.
 pub(super) fn select(code: Code, op: &Op) -> Option<Handler> {

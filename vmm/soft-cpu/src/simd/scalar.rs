@@ -128,27 +128,33 @@ pub(crate) fn truncate<F: Float + Into<f64>>(
     (mxcsr & INEXACT << MASKS != 0).then_some((result, INEXACT))
 }
 
-/// COMISS, UCOMISD and the like: ZF, PF and CF in their places, and the exceptions. `quiet` lets
-/// quiet NaNs pass.
+/// ZF, PF and CF in their places, as COMISD and its kin set them.
 #[inline(always)]
-pub(crate) fn compare<F: Float>(mxcsr: u32, a: u64, b: u64, quiet: bool) -> (u64, u32) {
-    let order = |order: Option<Ordering>| match order {
+fn order<F: Float>(a: u64, b: u64) -> u64 {
+    match F::from_bits(a).partial_cmp(&F::from_bits(b)) {
         Some(Ordering::Greater) => 0,
         Some(Ordering::Less) => 1,
         Some(Ordering::Equal) => 0x40,
         None => 0x45,
-    };
-    if plain::<F>(a) && plain::<F>(b) {
-        return (order(F::from_bits(a).partial_cmp(&F::from_bits(b))), 0);
     }
+}
+
+/// COMISS, UCOMISD and the like on two operands that are normal or zero: the flags.
+#[inline(always)]
+pub(crate) fn compare_plain<F: Float>(a: u64, b: u64) -> Option<u64> {
+    (plain::<F>(a) && plain::<F>(b)).then(|| order::<F>(a, b))
+}
+
+/// COMISS, UCOMISD and the like: the flags, and the exceptions. `quiet` lets quiet NaNs pass.
+pub(crate) fn compare<F: Float>(mxcsr: u32, a: u64, b: u64, quiet: bool) -> (u64, u32) {
     let nan = |v: u64| magnitude::<F>(v) > largest::<F>() << F::FORMAT.1;
     let signalling = |v: u64| nan(v) && v >> (F::FORMAT.1 - 1) & 1 == 0;
     if nan(a) || nan(b) {
         let invalid = !quiet || signalling(a) || signalling(b);
-        return (order(None), if invalid { INVALID } else { 0 });
+        return (order::<F>(a, b), if invalid { INVALID } else { 0 });
     }
     let denormal = |v: u64| exponent::<F>(v) == 0 && magnitude::<F>(v) != 0;
     let zeroed = |v: u64| if mxcsr & DAZ != 0 && denormal(v) { 0 } else { v };
     let raised = if mxcsr & DAZ == 0 && (denormal(a) || denormal(b)) { DENORMAL } else { 0 };
-    (order(F::from_bits(zeroed(a)).partial_cmp(&F::from_bits(zeroed(b)))), raised)
+    (order::<F>(zeroed(a), zeroed(b)), raised)
 }
