@@ -55,6 +55,7 @@ pub(crate) mod flags {
     pub(crate) const NT: u64 = 1 << 14;
     pub(crate) const RF: u64 = 1 << 16;
     pub(crate) const AC: u64 = 1 << 18;
+    pub(crate) const ID: u64 = 1 << 21;
 }
 
 /// An FXSAVE image.

@@ -9,10 +9,16 @@ const NAMES: [&str; 16] = [
 ];
 const SELECTORS: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
 
+/// The end of what Linux gives to programs, with 4-level paging.
+const TASK_SIZE: u64 = 0x7FFF_FFFF_F000;
+
 /// Where the outcomes differ, one line for each place: native value, then soft's.
 pub(crate) fn differences(native: &Outcome, soft: &Outcome, undefined: &Undefined) -> Vec<String> {
     let mut lines = Vec::new();
-    if undefined.misaligned_order && one_is_alignment(native.vector, soft.vector) {
+    let access = |vector| [12, 13, 14, 17].contains(&vector);
+    let both_access = access(native.vector) && access(soft.vector);
+    let alignment = native.vector != soft.vector && [native.vector, soft.vector].contains(&17);
+    if both_access && (undefined.piecewise || undefined.misaligned_order && alignment) {
         return lines;
     }
     let mut word = |name: &str, native: u64, soft: u64| {
@@ -20,7 +26,8 @@ pub(crate) fn differences(native: &Outcome, soft: &Outcome, undefined: &Undefine
             lines.push(format!("{name}: native {native:#x}, soft {soft:#x}"));
         }
     };
-    let faulted = native.vector != 3;
+    // A breakpoint or a single-step trap: the instruction is complete.
+    let faulted = ![1, 3].contains(&native.vector);
     word("vector", native.vector.into(), soft.vector.into());
     if native.vector == soft.vector {
         // Linux says "present" of every address in the kernel's half.
@@ -53,31 +60,33 @@ pub(crate) fn differences(native: &Outcome, soft: &Outcome, undefined: &Undefine
         );
     }
     for (number, name) in SELECTORS.iter().enumerate() {
-        let (native, soft) = (native.state.selectors[number], soft.state.selectors[number]);
-        word(name, native.into(), soft.into());
+        // A kernel's IRET to CPL 3 makes zeros of all null selectors.
+        let shown = |selector: u16| if selector < 4 { 0 } else { u64::from(selector) };
+        word(
+            name,
+            shown(native.state.selectors[number]),
+            shown(soft.state.selectors[number]),
+        );
     }
     word("fs base", native.state.fs_base, soft.state.fs_base);
     word("gs base", native.state.gs_base, soft.state.gs_base);
-    floating(&native.state.fx, &soft.state.fx, undefined, &mut lines);
-    if !(faulted && undefined.memory_after_fault) {
+    if !(faulted && undefined.x87_after_fault) {
+        x87(&native.state.fx, &soft.state.fx, undefined, &mut lines);
+    }
+    sse(&native.state.fx, &soft.state.fx, undefined, &mut lines);
+    if !(faulted && undefined.piecewise) {
         memory(native, soft, undefined, &mut lines);
     }
     lines
-}
-
-/// Whether one CPU found an operand misaligned, and the other found another fault with it.
-fn one_is_alignment(native: u32, soft: u32) -> bool {
-    let others = [12, 13, 14];
-    native == 17 && others.contains(&soft) || soft == 17 && others.contains(&native)
 }
 
 fn field<const N: usize>(fx: &Fx, at: usize) -> [u8; N] {
     fx.0[at..at + N].try_into().expect("inside the image")
 }
 
-/// x87 and SSE registers. The pointers to the last x87 instruction and operand are not compared:
+/// x87 registers. The pointers to the last x87 instruction and operand are not compared:
 /// when they are kept is the model's (SDM vol. 1, 8.1.8; CPUID.7.EBX bits 6 and 13).
-fn floating(native: &Fx, soft: &Fx, undefined: &Undefined, lines: &mut Vec<String>) {
+fn x87(native: &Fx, soft: &Fx, undefined: &Undefined, lines: &mut Vec<String>) {
     let mut word = |name: &str, at: usize, mask: u16| {
         let n = u16::from_le_bytes(field(native, at)) & mask;
         let s = u16::from_le_bytes(field(soft, at)) & mask;
@@ -88,14 +97,6 @@ fn floating(native: &Fx, soft: &Fx, undefined: &Undefined, lines: &mut Vec<Strin
     word("fcw", 0, !0);
     word("fsw", 2, !undefined.status);
     word("ftw", 4, 0xFF);
-    let mxcsr = |fx| u32::from_le_bytes(field(fx, 24));
-    if mxcsr(native) != mxcsr(soft) {
-        lines.push(format!(
-            "mxcsr: native {:#x}, soft {:#x}",
-            mxcsr(native),
-            mxcsr(soft)
-        ));
-    }
     for number in 0..8 {
         let at = 32 + 16 * number;
         let (n, s) = (field::<10>(native, at), field::<10>(soft, at));
@@ -103,6 +104,18 @@ fn floating(native: &Fx, soft: &Fx, undefined: &Undefined, lines: &mut Vec<Strin
         if n != s && !near {
             lines.push(format!("st{number}: native {}, soft {}", hex(&n), hex(&s)));
         }
+    }
+}
+
+/// MXCSR and XMM registers.
+fn sse(native: &Fx, soft: &Fx, undefined: &Undefined, lines: &mut Vec<String>) {
+    let mxcsr = |fx| u32::from_le_bytes(field(fx, 24));
+    if mxcsr(native) != mxcsr(soft) {
+        lines.push(format!(
+            "mxcsr: native {:#x}, soft {:#x}",
+            mxcsr(native),
+            mxcsr(soft)
+        ));
     }
     for number in 0..16 {
         let at = 160 + 16 * number;

@@ -95,6 +95,8 @@ pub(crate) fn exemption(code: Code, mode: Mode) -> Option<&'static str> {
         }
         Int1 => "hypervisors that intercept it disagree about the RIP that it leaves",
         // APM vol. 3, LSS: "A 64-bit operand size ... is not supported"; likewise far JMP and CALL.
+        // APM vol. 3, PREFETCH: "the operand is not memory: #UD".
+        Reservednop if is_amd() && is_0f0d(code) => "this host is AMD's, whose CPUs lack the form",
         _ if !on_amd && is_amd() => "this host is AMD's, whose CPUs lack the form",
         _ => return None,
     })
@@ -123,6 +125,16 @@ pub(crate) fn only_faults(code: Code) -> Option<&'static str> {
         _ if branches_to_16_bits(code) => "goes to an address below 64 KiB, where no case has code",
         _ => return None,
     })
+}
+
+/// Whether this is the register form of PREFETCHW's opcode.
+fn is_0f0d(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
+    )
 }
 
 fn is_control_move(code: Code) -> bool {

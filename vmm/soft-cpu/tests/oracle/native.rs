@@ -318,7 +318,8 @@ unsafe fn child(shared: *mut Shared, requests: i32, replies: i32) -> ! {
     }
 }
 
-/// Takes the flags that would disturb compiled code (AC, NT, DF, TF) out and goes on in Rust.
+/// Takes the flags out that would disturb compiled code (AC, NT, DF, TF) or outlive `rt_sigreturn`
+/// (NT, ID), and goes on in Rust.
 #[unsafe(naked)]
 extern "C" fn handler_entry() {
     naked_asm!(
@@ -326,7 +327,7 @@ extern "C" fn handler_entry() {
         "and qword ptr [rsp], {keep}",
         "popfq",
         "jmp {handler}",
-        keep = const !(flags::AC | flags::NT | flags::DF | flags::TF) as i32,
+        keep = const !(flags::AC | flags::NT | flags::DF | flags::TF | flags::ID) as i32,
         handler = sym handler,
     )
 }

@@ -71,6 +71,7 @@ impl Pool {
             let fits = bytes.len() + more.len() <= CODE_LEN
                 && instruction.rflags_read() & to_iced(mask) == 0
                 && is_fixed(&instruction)
+                && (!instruction.is_jcc_short_or_near() || instruction.near_branch_target() > rip)
                 && instruction.len() == more.len();
             if fits {
                 mask = undefined_after(mask, &instruction);

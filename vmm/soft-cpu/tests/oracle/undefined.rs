@@ -24,8 +24,10 @@ pub(crate) struct Undefined {
     pub(crate) memory: Vec<Range<u64>>,
     /// Which of #AC and another fault of the same access comes first.
     pub(crate) misaligned_order: bool,
-    /// Memory after a fault.
-    pub(crate) memory_after_fault: bool,
+    /// Which of several accesses faults first, and what those before it wrote.
+    pub(crate) piecewise: bool,
+    /// x87 registers after a fault.
+    pub(crate) x87_after_fault: bool,
 }
 
 /// How near two results must be.
@@ -56,13 +58,34 @@ pub(crate) fn undefined(instruction: &Instruction, state: &State) -> Undefined {
         status: undefined_status(instruction.mnemonic()),
         tolerance: tolerance(instruction.mnemonic()),
         memory: undefined_memory(instruction, state),
-        // How much of a large operand is written before a fault is the implementation's choice
-        // (SDM vol. 3, 23.? "x87 FPU"; FXSAVE: "the state ... is undefined").
-        memory_after_fault: matches!(
-            instruction.mnemonic(),
-            Mnemonic::Fnsave | Mnemonic::Fnstenv | Mnemonic::Fxsave | Mnemonic::Fxsave64
-        ),
+        piecewise: is_piecewise(instruction),
+        // Vol. 1, 9.5 says what an MMX instruction does to TOP and the tags, and not whether it does
+        // so before it faults. Zen does.
+        x87_after_fault: (0..instruction.op_count())
+            .any(|number| instruction.op_register(number).is_mm()),
     }
+}
+
+/// Whether an instruction accesses memory at several places or in several parts. The order is the
+/// implementation's: vol. 3, 9.2.
+fn is_piecewise(instruction: &Instruction) -> bool {
+    let parts = matches!(
+        instruction.memory_size(),
+        MemorySize::SegPtr16
+            | MemorySize::SegPtr32
+            | MemorySize::SegPtr64
+            | MemorySize::FpuEnv14
+            | MemorySize::FpuEnv28
+            | MemorySize::FpuState94
+            | MemorySize::FpuState108
+            | MemorySize::Fxsave_512Byte
+            | MemorySize::Fxsave64_512Byte
+    );
+    parts
+        || matches!(
+            instruction.mnemonic(),
+            Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq
+        )
 }
 
 /// Stored bytes whose value is the model's: the x87 instruction and operand pointers with their
