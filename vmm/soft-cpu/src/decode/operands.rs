@@ -152,7 +152,15 @@ fn memory(instruction: &Instruction, start: u64, size: CodeSize, op: &mut Op) ->
         return None;
     }
     let segment = segment_number(instruction.memory_segment());
-    if segment == seg::SS {
+    // In 64-bit mode a prefix for SS, like those for CS, DS and ES, is ignored.
+    let through_stack = match size {
+        CodeSize::Long => {
+            let stack_base = matches!(instruction.memory_base(), Register::RSP | Register::RBP);
+            stack_base && segment < seg::FS
+        }
+        _ => segment == seg::SS,
+    };
+    if through_stack {
         op.marks |= THROUGH_STACK;
     }
     let (mut base, mut index) = (
