@@ -306,7 +306,7 @@ fn prepare_checked(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     let linear = attempt!(
         core,
         op,
-        core.segment_address(segment, offset, u64::from(op.extra), op.marks & WRITES != 0)
+        core.segment_address_for(segment, offset, u64::from(op.extra), op.marks & WRITES != 0)
     );
     core.regs[usize::from(ADDRESS)] = linear;
     next(core, rest)
@@ -321,8 +321,18 @@ impl Core {
         Ok(self.segment_base(seg::CS).wrapping_add(rip) & 0xFFFF_FFFF)
     }
 
-    /// The linear address of `len` bytes at `offset` in a segment, outside 64-bit mode.
+    /// The linear address of `len` bytes to read at `offset` in a segment, outside 64-bit mode.
     pub(crate) fn segment_address(
+        &self,
+        segment: usize,
+        offset: u64,
+        len: u64,
+    ) -> Result<u64, Fault> {
+        self.segment_address_for(segment, offset, len, false)
+    }
+
+    /// Likewise, to read or to write.
+    pub(crate) fn segment_address_for(
         &self,
         segment: usize,
         offset: u64,
