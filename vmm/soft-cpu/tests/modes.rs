@@ -5,8 +5,7 @@ mod lab;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use lab::{CODE, DATA, STUBS, assemble, frame, machine, put, put_word, run_to_halt, set_gate};
-use soft_cpu::SoftCpu;
+use lab::{CODE, DATA, STUBS, assemble, frame, machine, put, put_word, run_to_halt};
 
 #[test]
 fn syscall_and_sysret_go_there_and_back() {
