@@ -152,7 +152,15 @@ fn memory(instruction: &Instruction, start: u64, size: CodeSize, op: &mut Op) ->
         return None;
     }
     let segment = segment_number(instruction.memory_segment());
-    if segment == seg::SS {
+    // In 64-bit mode a prefix for SS, like those for CS, DS and ES, is ignored.
+    let through_stack = match size {
+        CodeSize::Long => {
+            let stack_base = matches!(instruction.memory_base(), Register::RSP | Register::RBP);
+            stack_base && segment < seg::FS
+        }
+        _ => segment == seg::SS,
+    };
+    if through_stack {
         op.marks |= THROUGH_STACK;
     }
     let (mut base, mut index) = (
@@ -298,7 +306,7 @@ fn prepare_checked(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     let linear = attempt!(
         core,
         op,
-        core.segment_address(segment, offset, u64::from(op.extra), op.marks & WRITES != 0)
+        core.segment_address_for(segment, offset, u64::from(op.extra), op.marks & WRITES != 0)
     );
     core.regs[usize::from(ADDRESS)] = linear;
     next(core, rest)
@@ -313,8 +321,18 @@ impl Core {
         Ok(self.segment_base(seg::CS).wrapping_add(rip) & 0xFFFF_FFFF)
     }
 
-    /// The linear address of `len` bytes at `offset` in a segment, outside 64-bit mode.
+    /// The linear address of `len` bytes to read at `offset` in a segment, outside 64-bit mode.
     pub(crate) fn segment_address(
+        &self,
+        segment: usize,
+        offset: u64,
+        len: u64,
+    ) -> Result<u64, Fault> {
+        self.segment_address_for(segment, offset, len, false)
+    }
+
+    /// Likewise, to read or to write.
+    pub(crate) fn segment_address_for(
         &self,
         segment: usize,
         offset: u64,

@@ -77,7 +77,7 @@ impl Core {
                 Ok(self.segment_base(segment).wrapping_add(offset))
             }
             CodeSize::Long => Ok(offset),
-            _ => self.segment_address(segment, offset, len, write),
+            _ => self.segment_address_for(segment, offset, len, write),
         }
     }
 }

@@ -94,7 +94,7 @@ impl Core {
                 Err(Fault::STACK)
             };
         }
-        self.segment_address(seg::SS, offset & self.stack_mask, len as u64, false)
+        self.segment_address(seg::SS, offset & self.stack_mask, len as u64)
     }
 
     /// Pushes `bytes` bytes.

@@ -132,8 +132,9 @@ fn iret(core: &mut Core, op: &Op) -> Result<(), Fault> {
 fn ret_far(core: &mut Core, op: &Op) -> Result<(), Fault> {
     let bytes = usize::from(op.extra);
     let step = bytes as u64;
-    let rip = core.peek(0, bytes)?;
+    // In this order, as the faults of processors show.
     let selector = core.peek(step, bytes)? as u16;
+    let rip = core.peek(0, bytes)?;
     let level = rpl(selector);
     if level < core.cpl {
         return Err(Fault::protection(selector));
