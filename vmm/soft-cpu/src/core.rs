@@ -401,12 +401,15 @@ impl Core {
     /// Fails unless SSE instructions may run.
     #[inline(always)]
     pub(crate) fn require_sse(&self) -> Result<(), Fault> {
-        if self.cr0 & cr0::EM != 0 || self.cr4 & cr4::OSFXSR == 0 {
-            return Err(Fault::UNDEFINED);
+        if self.cr0 & (cr0::EM | cr0::TS) == 0 && self.cr4 & cr4::OSFXSR != 0 {
+            return Ok(());
         }
-        if self.cr0 & cr0::TS != 0 {
-            return Err(Fault::NO_FPU);
-        }
-        Ok(())
+        // #UD goes before #NM.
+        let undefined = self.cr0 & cr0::EM != 0 || self.cr4 & cr4::OSFXSR == 0;
+        Err(if undefined {
+            Fault::UNDEFINED
+        } else {
+            Fault::NO_FPU
+        })
     }
 }

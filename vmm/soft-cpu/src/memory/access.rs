@@ -139,24 +139,6 @@ impl Core {
         self.store_bytes(address, &value.to_le_bytes())
     }
 
-    /// Reads 16 bytes as most SSE instructions do: #GP(0) if they are not aligned.
-    #[inline(always)]
-    pub(crate) fn load_16_aligned(&mut self, address: u64) -> Result<u128, Fault> {
-        if !address.is_multiple_of(16) {
-            return Err(Fault::PROTECTION);
-        }
-        self.load_16(address)
-    }
-
-    /// Writes 16 bytes: #GP(0) if they are not aligned.
-    #[inline(always)]
-    pub(crate) fn store_16_aligned(&mut self, address: u64, value: u128) -> Result<(), Fault> {
-        if !address.is_multiple_of(16) {
-            return Err(Fault::PROTECTION);
-        }
-        self.store_16(address, value)
-    }
-
     /// Fails as a write of `len` bytes would, and writes nothing.
     pub(crate) fn probe_write(&mut self, address: u64, len: usize) -> Result<(), Fault> {
         self.check_canonical(address, len)?;

@@ -79,7 +79,10 @@ impl Native {
                 0,
             )
         };
-        assert!(page != libc::MAP_FAILED, "the tests need a page that is writable and executable");
+        assert!(
+            page != libc::MAP_FAILED,
+            "the tests need a page that is writable and executable"
+        );
         let page = page.cast::<u8>();
         // SAFETY: `page` is `SIZE` bytes long, writable, and nobody else's.
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page, code.len()) };

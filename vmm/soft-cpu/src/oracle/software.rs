@@ -18,6 +18,8 @@ const CS: u16 = 0x33;
 /// A CPU with one instruction.
 pub(crate) struct Software {
     pub(crate) core: Core,
+    /// RSI: where the memory operand is.
+    pub(crate) operand: u64,
     block: Block,
 }
 
@@ -28,9 +30,16 @@ impl Software {
         core.code_size = CodeSize::Long;
         core.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
         core.segments[seg::CS].selector = CS;
-        let source = Source { bytes: instruction, size: CodeSize::Long };
+        let source = Source {
+            bytes: instruction,
+            size: CodeSize::Long,
+        };
         let block = translate(source, 1).expect("a whole instruction");
-        Software { core, block }
+        Software {
+            core,
+            operand: OPERAND,
+            block,
+        }
     }
 
     /// Runs it at `address`.
@@ -39,7 +48,7 @@ impl Software {
         core.fpu.restore(&machine.saved[..108]);
         assert!(core.ram.write(OPERAND, &machine.memory));
         core.regs[usize::from(START)] = address;
-        core.regs[usize::from(reg::RSI)] = OPERAND;
+        core.regs[usize::from(reg::RSI)] = self.operand;
         core.regs[usize::from(reg::RAX)] = machine.rax;
         core.flags = Flags::from_bits(machine.flags);
         core.xmm[..2].copy_from_slice(&machine.xmm);

@@ -43,7 +43,11 @@ impl Core {
         if !FAST {
             return self.store_16(address, value);
         }
-        if self.tlb.store_16(address, value) { Ok(()) } else { Err(Fault::Device) }
+        if self.tlb.store_16(address, value) {
+            Ok(())
+        } else {
+            Err(Fault::Device)
+        }
     }
 }
 

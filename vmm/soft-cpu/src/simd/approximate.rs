@@ -34,8 +34,9 @@ pub(crate) fn reciprocal(v: u32) -> u32 {
     // 1 / (m * 2^(e - 127)) = 2 / m * 2^(126 - e).
     match 253u32.checked_sub(exponent) {
         None | Some(0) => sign,
-        Some(exponent) => sign | ((exponent << RESULT) + significand as u32 - (1 << RESULT))
-            << (23 - RESULT),
+        Some(exponent) => {
+            sign | ((exponent << RESULT) + significand as u32 - (1 << RESULT)) << (23 - RESULT)
+        }
     }
 }
 
@@ -62,7 +63,9 @@ pub(crate) fn reciprocal_root(v: u32) -> u32 {
 
 /// `each` on four elements of `b`.
 fn map(b: u128, each: impl Fn(u32) -> u32) -> u128 {
-    (0..4).fold(0, |v, i| v | u128::from(each((b >> (32 * i)) as u32)) << (32 * i))
+    (0..4).fold(0, |v, i| {
+        v | u128::from(each((b >> (32 * i)) as u32)) << (32 * i)
+    })
 }
 
 /// RCPPS.

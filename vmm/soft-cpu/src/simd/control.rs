@@ -82,14 +82,18 @@ const HEAD: usize = 160;
 
 /// How many XMM registers the mode has.
 fn registers(core: &Core) -> usize {
-    if core.code_size == CodeSize::Long { 16 } else { 8 }
+    if core.code_size == CodeSize::Long {
+        16
+    } else {
+        8
+    }
 }
 
 /// The address of an FXSAVE image: #NM where the FPU is not at hand, #GP where it is not aligned.
 fn image_address(core: &Core, op: &Op) -> Result<u64, Fault> {
     core.require_fpu()?;
     let address = core.address(op);
-    if address % 16 != 0 {
+    if !address.is_multiple_of(16) {
         return Err(Fault::PROTECTION);
     }
     Ok(address)

@@ -52,16 +52,22 @@ fn zeroed(v: Operand, mxcsr: u32) -> Operand {
 /// One element: arithmetic, or rounding of the first operand.
 fn one(op: Option<Arith>, [a, b]: [Operand; 2], mxcsr: u32, single: bool) -> u32 {
     // Rounding control is coded as in x87's control word, and everything is masked.
-    let mut env = Env::new((mxcsr >> 13 & 3) as u16 * 0x400 | 0x3f);
+    let mut env = Env::new(((mxcsr >> 13 & 3) << 10) as u16 | 0x3f);
     env.precision = if single { 24 } else { 53 };
     // Extended exponents hold any sum, product or quotient of the two formats.
     let result = match op {
         Some(op) => op.apply(a, b, &mut env),
         None => Arith::Add.apply(a, F80::zero(a.value.sign()).into(), &mut env),
     };
-    let mut found = if env.flags & crate::x87::INEXACT != 0 { INEXACT } else { 0 };
+    let mut found = if env.flags & crate::x87::INEXACT != 0 {
+        INEXACT
+    } else {
+        0
+    };
     let (least, most) = if single { (-126, 127) } else { (-1022, 1023) };
-    let Some(exponent) = result.exponent() else { return found };
+    let Some(exponent) = result.exponent() else {
+        return found;
+    };
     let masked = |exception: u32| mxcsr & exception << MASKS != 0;
     if exponent > most {
         found |= OVERFLOW;
@@ -72,9 +78,8 @@ fn one(op: Option<Arith>, [a, b]: [Operand; 2], mxcsr: u32, single: bool) -> u32
     if exponent < least {
         // A masked underflow is one only if it loses digits of the denormal result.
         let places = 64 - env.precision + (least - exponent) as u32;
-        let loses = found & INEXACT != 0
-            || mxcsr & FLUSH != 0
-            || result.sig.trailing_zeros() < places;
+        let loses =
+            found & INEXACT != 0 || mxcsr & FLUSH != 0 || result.sig.trailing_zeros() < places;
         if !masked(UNDERFLOW) {
             found |= UNDERFLOW;
         } else if loses {

@@ -60,9 +60,13 @@ macro_rules! plain {
 macro_rules! quick_or {
     ($quick:expr, $carry_out:expr) => {{
         fn run(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-            if let Some(()) = $quick(core, op) {
-                return next(core, rest);
+            match $quick(core, op) {
+                Some(()) => next(core, rest),
+                None => slowly(core, op, rest),
             }
+        }
+        #[inline(never)]
+        fn slowly(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
             handler!($carry_out)(core, op, rest)
         }
         run as Handler
@@ -94,7 +98,11 @@ macro_rules! quick {
 /// The low `1 << S` bytes.
 #[inline(always)]
 fn low<const S: usize>(v: u128) -> u64 {
-    if S == 2 { u64::from(v as u32) } else { v as u64 }
+    if S == 2 {
+        u64::from(v as u32)
+    } else {
+        v as u64
+    }
 }
 
 /// The integer operand of CVTSI2SS and CVTSI2SD.
@@ -312,18 +320,18 @@ pub(super) fn select(code: Code, op: &Op) -> Option<Handler> {
         Code::Cvtss2si_r64_xmmm32 => to_integer!(2, 3, cvtss2si_64, no_quick),
         Code::Cvtsd2si_r32_xmmm64 => to_integer!(3, 2, cvtsd2si_32, no_quick),
         Code::Cvtsd2si_r64_xmmm64 => to_integer!(3, 3, cvtsd2si_64, no_quick),
-        Code::Cvttss2si_r32_xmmm32 => to_integer!(2, 2, cvttss2si_32, |m, b| {
-            truncate::<f32>(m, b, 31)
-        }),
-        Code::Cvttss2si_r64_xmmm32 => to_integer!(2, 3, cvttss2si_64, |m, b| {
-            truncate::<f32>(m, b, 63)
-        }),
-        Code::Cvttsd2si_r32_xmmm64 => to_integer!(3, 2, cvttsd2si_32, |m, b| {
-            truncate::<f64>(m, b, 31)
-        }),
-        Code::Cvttsd2si_r64_xmmm64 => to_integer!(3, 3, cvttsd2si_64, |m, b| {
-            truncate::<f64>(m, b, 63)
-        }),
+        Code::Cvttss2si_r32_xmmm32 => {
+            to_integer!(2, 2, cvttss2si_32, |m, b| { truncate::<f32>(m, b, 31) })
+        }
+        Code::Cvttss2si_r64_xmmm32 => {
+            to_integer!(2, 3, cvttss2si_64, |m, b| { truncate::<f32>(m, b, 63) })
+        }
+        Code::Cvttsd2si_r32_xmmm64 => {
+            to_integer!(3, 2, cvttsd2si_32, |m, b| { truncate::<f64>(m, b, 31) })
+        }
+        Code::Cvttsd2si_r64_xmmm64 => {
+            to_integer!(3, 3, cvttsd2si_64, |m, b| { truncate::<f64>(m, b, 63) })
+        }
 
         Code::Rcpps_xmm_xmmm128 => binary!(op, approximate::rcpps),
         Code::Rsqrtps_xmm_xmmm128 => binary!(op, approximate::rsqrtps),

@@ -27,13 +27,21 @@ pub(crate) fn pxor(a: u128, b: u128) -> u128 {
 /// `pslldq` by a number of bytes.
 #[inline(always)]
 pub(crate) fn pslldq(a: u128, bytes: u128) -> u128 {
-    if bytes > 15 { 0 } else { a << (8 * bytes as u32) }
+    if bytes > 15 {
+        0
+    } else {
+        a << (8 * bytes as u32)
+    }
 }
 
 /// `psrldq` by a number of bytes.
 #[inline(always)]
 pub(crate) fn psrldq(a: u128, bytes: u128) -> u128 {
-    if bytes > 15 { 0 } else { a >> (8 * bytes as u32) }
+    if bytes > 15 {
+        0
+    } else {
+        a >> (8 * bytes as u32)
+    }
 }
 
 fn words(a: u128) -> [u16; 8] {
@@ -46,7 +54,12 @@ fn from_words(w: [u16; 8]) -> u128 {
 
 #[inline(always)]
 fn doublewords(a: u128) -> [u32; 4] {
-    [a as u32, (a >> 32) as u32, (a >> 64) as u32, (a >> 96) as u32]
+    [
+        a as u32,
+        (a >> 32) as u32,
+        (a >> 64) as u32,
+        (a >> 96) as u32,
+    ]
 }
 
 #[inline(always)]
@@ -71,20 +84,28 @@ pub(crate) fn pshufd(_: u128, b: u128, order: u8) -> u128 {
 /// `pshuflw` of `b`; `pshufw`, too.
 pub(crate) fn pshuflw(_: u128, b: u128, order: u8) -> u128 {
     let from = words(b);
-    from_words(std::array::from_fn(|i| from[if i < 4 { choice(order, i) } else { i }]))
+    from_words(std::array::from_fn(|i| {
+        from[if i < 4 { choice(order, i) } else { i }]
+    }))
 }
 
 /// `pshufhw` of `b`.
 pub(crate) fn pshufhw(_: u128, b: u128, order: u8) -> u128 {
     let from = words(b);
-    from_words(std::array::from_fn(|i| from[if i < 4 { i } else { 4 + choice(order, i - 4) }]))
+    from_words(std::array::from_fn(|i| {
+        from[if i < 4 { i } else { 4 + choice(order, i - 4) }]
+    }))
 }
 
 /// `shufps`.
 pub(crate) fn shufps(a: u128, b: u128, order: u8) -> u128 {
     let (a, b) = (doublewords(a), doublewords(b));
     from_doublewords(std::array::from_fn(|i| {
-        if i < 2 { a[choice(order, i)] } else { b[choice(order, i)] }
+        if i < 2 {
+            a[choice(order, i)]
+        } else {
+            b[choice(order, i)]
+        }
     }))
 }
 

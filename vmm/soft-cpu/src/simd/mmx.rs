@@ -73,7 +73,11 @@ macro_rules! by_immediate {
     ($f:path) => {{
         fn carry_out(core: &mut Core, op: &Op) -> Result<(), Fault> {
             begin(core)?;
-            set(core, op, $f(u128::from(core.fpu.mmx(op.dst)), u128::from(op.imm as u8)));
+            set(
+                core,
+                op,
+                $f(u128::from(core.fpu.mmx(op.dst)), u128::from(op.imm as u8)),
+            );
             Ok(())
         }
         handler!(carry_out)
@@ -264,14 +268,21 @@ fn insert_word(core: &mut Core, op: &Op) -> Result<(), Fault> {
         core.get::<1>(op.src)
     };
     let shift = 16 * (op.imm & 3);
-    set(core, op, u128::from(core.fpu.mmx(op.dst) & !(0xffff << shift) | word << shift));
+    set(
+        core,
+        op,
+        u128::from(core.fpu.mmx(op.dst) & !(0xffff << shift) | word << shift),
+    );
     Ok(())
 }
 
 /// MASKMOVQ.
 fn masked(core: &mut Core, op: &Op) -> Result<(), Fault> {
     begin(core)?;
-    let (value, mask) = (core.fpu.mmx(op.dst).to_le_bytes(), core.fpu.mmx(op.src).to_le_bytes());
+    let (value, mask) = (
+        core.fpu.mmx(op.dst).to_le_bytes(),
+        core.fpu.mmx(op.src).to_le_bytes(),
+    );
     store_masked(core, op, &value, &mask)?;
     core.fpu.enter_mmx();
     Ok(())

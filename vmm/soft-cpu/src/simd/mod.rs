@@ -12,7 +12,11 @@
 mod access;
 mod approximate;
 mod control;
+#[cfg(test)]
+mod coverage_tests;
 mod exact;
+#[cfg(test)]
+mod fault_tests;
 mod float;
 mod host;
 mod integer;

@@ -20,7 +20,11 @@ macro_rules! from_general {
             core.xmm[usize::from(op.dst & 15)] = u128::from(core.get::<$size>(op.src));
             next(core, rest)
         }
-        if $op.has_memory() { load!($size, false, |_, v, _: &Op| v) } else { run as Handler }
+        if $op.has_memory() {
+            load!($size, false, |_, v, _: &Op| v)
+        } else {
+            run as Handler
+        }
     }};
 }
 
@@ -40,10 +44,18 @@ macro_rules! to_general {
 /// A move of whole registers, to or from memory.
 macro_rules! whole {
     (load, $aligned:literal, $op:expr) => {
-        if $op.has_memory() { load!(4, $aligned, |_, v, _: &Op| v) } else { whole!() }
+        if $op.has_memory() {
+            load!(4, $aligned, |_, v, _: &Op| v)
+        } else {
+            whole!()
+        }
     };
     (store, $aligned:literal, $op:expr) => {
-        if $op.has_memory() { store!(4, $aligned, |v| v) } else { whole!() }
+        if $op.has_memory() {
+            store!(4, $aligned, |v| v)
+        } else {
+            whole!()
+        }
     };
     () => {
         register!(|_, from, _: &Op| from)
@@ -54,10 +66,18 @@ macro_rules! whole {
 /// register they leave the rest of it.
 macro_rules! low {
     (load, $size:literal, $op:expr) => {
-        if $op.has_memory() { load!($size, false, |_, v, _: &Op| v) } else { low!($size) }
+        if $op.has_memory() {
+            load!($size, false, |_, v, _: &Op| v)
+        } else {
+            low!($size)
+        }
     };
     (store, $size:literal, $op:expr) => {
-        if $op.has_memory() { store!($size, false, |v| v) } else { low!($size) }
+        if $op.has_memory() {
+            store!($size, false, |v| v)
+        } else {
+            low!($size)
+        }
     };
     ($size:literal) => {
         register!(|to: u128, from, _: &Op| {
@@ -127,7 +147,9 @@ pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Handler> 
             to_general!(3, |v, _: &Op| host::movmskpd(v))
         }
         Code::Pextrw_r32_xmm_imm8 | Code::Pextrw_r64_xmm_imm8 => {
-            to_general!(3, |v: u128, op: &Op| u64::from((v >> (16 * (op.imm & 7))) as u16))
+            to_general!(3, |v: u128, op: &Op| u64::from(
+                (v >> (16 * (op.imm & 7))) as u16
+            ))
         }
         Code::Pinsrw_xmm_r32m16_imm8 | Code::Pinsrw_xmm_r64m16_imm8 => handler!(insert_word),
         Code::Movnti_m32_r32 => handler!(move_general::<2>),
@@ -169,7 +191,11 @@ pub(super) fn prepare_masked(instruction: &Instruction, op: &mut Op) {
         _ => u64::MAX,
     };
     let segment = instruction.memory_segment();
-    let segment = if segment == Register::None { Register::DS } else { segment };
+    let segment = if segment == Register::None {
+        Register::DS
+    } else {
+        segment
+    };
     op.extra = segment_number(segment) as u16;
 }
 
@@ -197,7 +223,12 @@ pub(super) fn store_masked(
     }
     let address = masked_address(core, op, value.len() as u64)?;
     core.probe_write(address, value.len())?;
-    for (i, (byte, _)) in value.iter().zip(mask).enumerate().filter(|(_, (_, m))| **m & 0x80 != 0) {
+    for (i, (byte, _)) in value
+        .iter()
+        .zip(mask)
+        .enumerate()
+        .filter(|(_, (_, m))| **m & 0x80 != 0)
+    {
         core.store::<0>(address.wrapping_add(i as u64), u64::from(*byte))?;
     }
     Ok(())

@@ -67,7 +67,11 @@ impl Core {
     fn sse_exception(&mut self, raised: u32) -> Result<(), Fault> {
         let unmasked = raised & !(self.mxcsr >> MASKS);
         // An exception found beforehand keeps the operation from being carried out.
-        self.mxcsr |= if unmasked & BEFORE != 0 { raised & BEFORE } else { raised };
+        self.mxcsr |= if unmasked & BEFORE != 0 {
+            raised & BEFORE
+        } else {
+            raised
+        };
         if self.cr4 & cr4::OSXMMEXCPT == 0 {
             return Err(Fault::UNDEFINED);
         }

@@ -111,12 +111,8 @@ pub(crate) fn convert<F: Float, T: Float>(
 /// A conversion to an integer that cuts off, of a number whose magnitude is below `2^limit`: the
 /// result, and the exceptions, all masked.
 #[inline(always)]
-pub(crate) fn truncate<F: Float + Into<f64>>(
-    mxcsr: u32,
-    b: u64,
-    limit: u32,
-) -> Option<(i64, u32)> {
-    let bias = u64::from(largest::<F>() / 2);
+pub(crate) fn truncate<F: Float + Into<f64>>(mxcsr: u32, b: u64, limit: u32) -> Option<(i64, u32)> {
+    let bias = largest::<F>() / 2;
     if !plain::<F>(b) || exponent::<F>(b) >= bias + u64::from(limit) {
         return None;
     }
@@ -154,7 +150,17 @@ pub(crate) fn compare<F: Float>(mxcsr: u32, a: u64, b: u64, quiet: bool) -> (u64
         return (order::<F>(a, b), if invalid { INVALID } else { 0 });
     }
     let denormal = |v: u64| exponent::<F>(v) == 0 && magnitude::<F>(v) != 0;
-    let zeroed = |v: u64| if mxcsr & DAZ != 0 && denormal(v) { 0 } else { v };
-    let raised = if mxcsr & DAZ == 0 && (denormal(a) || denormal(b)) { DENORMAL } else { 0 };
+    let zeroed = |v: u64| {
+        if mxcsr & DAZ != 0 && denormal(v) {
+            0
+        } else {
+            v
+        }
+    };
+    let raised = if mxcsr & DAZ == 0 && (denormal(a) || denormal(b)) {
+        DENORMAL
+    } else {
+        0
+    };
     (order::<F>(zeroed(a), zeroed(b)), raised)
 }

@@ -8,10 +8,13 @@ use super::mxcsr::EXCEPTIONS;
 use crate::oracle::{Machine, Native, Random, Software};
 
 /// All encodings of interest: every prefix, opcode, group and kind of operand once.
-fn encodings() -> Vec<Vec<u8>> {
+pub(super) fn encodings() -> Vec<Vec<u8>> {
     let mut found: Vec<(Code, bool, Vec<u8>)> = Vec::new();
     let prefixes: [&[u8]; 6] = [&[], &[0x66], &[0xf2], &[0xf3], &[0x48], &[0x66, 0x48]];
-    for prefix in prefixes.into_iter().chain([&[0xf2, 0x48][..], &[0xf3, 0x48]]) {
+    for prefix in prefixes
+        .into_iter()
+        .chain([&[0xf2, 0x48][..], &[0xf3, 0x48]])
+    {
         for opcode in 0..=0xff {
             for modrm in (0..8).flat_map(|reg| [6, 0xc0, 0xc1].map(|rm| rm | reg << 3)) {
                 let mut bytes = prefix.to_vec();
@@ -20,10 +23,14 @@ fn encodings() -> Vec<Vec<u8>> {
                 let instruction = decoder.decode();
                 bytes.truncate(instruction.len());
                 let memory = modrm < 0xc0;
-                if wanted(&instruction) && !found.iter().any(|(c, m, b)| {
-                    // Both orders of registers: the operation may take one as both.
-                    *c == instruction.code() && *m == memory && (memory || b[b.len() - 1] == modrm)
-                }) {
+                if wanted(&instruction)
+                    && !found.iter().any(|(c, m, b)| {
+                        // Both orders of registers: the operation may take one as both.
+                        *c == instruction.code()
+                            && *m == memory
+                            && (memory || b[b.len() - 1] == modrm)
+                    })
+                {
                     found.push((instruction.code(), memory, bytes));
                 }
             }
@@ -64,8 +71,24 @@ fn wanted(instruction: &Instruction) -> bool {
 /// A number of `exponent_bits + fraction_bits + 1` bits, special ones often.
 fn float(r: &mut Random, exponent_bits: u32, fraction_bits: u32) -> u64 {
     let (most, all) = ((1u64 << exponent_bits) - 1, (1u64 << fraction_bits) - 1);
-    let (any, near, noise) = (r.next() & most, (most >> 1) + r.below(80) - 40, r.next() & all);
-    let exponent = r.pick(&[0, 0, 1, 2, most / 2, most / 2 + 1, most - 1, most, any, near, near]);
+    let (any, near, noise) = (
+        r.next() & most,
+        (most >> 1) + r.below(80) - 40,
+        r.next() & all,
+    );
+    let exponent = r.pick(&[
+        0,
+        0,
+        1,
+        2,
+        most / 2,
+        most / 2 + 1,
+        most - 1,
+        most,
+        any,
+        near,
+        near,
+    ]);
     let top = 1 << (fraction_bits - 1);
     let cut = noise & all << r.below(u64::from(fraction_bits));
     let fraction = r.pick(&[0, 0, 1, top, top - 1, all, all - 1, cut, noise, noise]);
@@ -73,12 +96,14 @@ fn float(r: &mut Random, exponent_bits: u32, fraction_bits: u32) -> u64 {
 }
 
 /// Sixteen bytes: integers, singles, doubles.
-fn operand(r: &mut Random) -> u128 {
+pub(super) fn operand(r: &mut Random) -> u128 {
     let noise = u128::from(r.next()) << 64 | u128::from(r.next());
     match r.below(8) {
         0 => noise,
         1 => noise >> r.below(128),
-        2 => (0..16).fold(0, |v, _| v << 8 | u128::from(r.pick(&[0u8, 1, 0x7f, 0x80, 0x81, 0xff]))),
+        2 => (0..16).fold(0, |v, _| {
+            v << 8 | u128::from(r.pick(&[0u8, 1, 0x7f, 0x80, 0x81, 0xff]))
+        }),
         3 => u128::from(r.next() as i64 as u64 >> r.below(64)) | noise << 64,
         4 | 5 => (0..4).fold(0, |v, _| v << 32 | u128::from(float(r, 8, 23) as u32)),
         _ => (0..2).fold(0, |v, _| v << 64 | u128::from(float(r, 11, 52))),
@@ -86,7 +111,7 @@ fn operand(r: &mut Random) -> u128 {
 }
 
 /// A state with all SSE exceptions masked, most often the way programs have it.
-fn state(r: &mut Random) -> Machine {
+pub(super) fn state(r: &mut Random) -> Machine {
     let mut m = Machine {
         xmm: [operand(r), operand(r)],
         flags: 2 | r.next() & 0x8d5,
@@ -140,7 +165,53 @@ fn check(bytes: &[u8], cases: u32) -> Result<(), String> {
 fn every_instruction_equals_the_processor() {
     let encodings = encodings();
     assert!(encodings.len() > 400, "{} encodings", encodings.len());
-    let different: Vec<String> =
-        encodings.iter().filter_map(|bytes| check(bytes, 2000).err()).collect();
-    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
+    let different: Vec<String> = encodings
+        .iter()
+        .filter_map(|bytes| check(bytes, 2000).err())
+        .collect();
+    assert!(
+        different.is_empty(),
+        "{} differ:\n{}",
+        different.len(),
+        different.join("\n")
+    );
+}
+
+/// FXSAVE and FXRSTOR in their four forms: what they know of two XMM registers, and what is defined.
+#[test]
+fn images_equal_the_processor() {
+    let forms: [&[u8]; 4] = [
+        &[0x0f, 0xae, 0x06],
+        &[0x48, 0x0f, 0xae, 0x06],
+        &[0x0f, 0xae, 0x0e],
+        &[0x48, 0x0f, 0xae, 0x0e],
+    ];
+    for bytes in forms {
+        let (native, mut software) = (Native::new(bytes), Software::new(bytes));
+        let mut r = Random(3);
+        for _ in 0..2000 {
+            let mut before = state(&mut r);
+            for at in (0..512).step_by(8) {
+                before.memory[at..at + 8].copy_from_slice(&r.next().to_le_bytes());
+            }
+            let mxcsr = 0x1f80 | r.next() as u32 & 0xffff;
+            before.memory[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+            let (mut there, mut here) = (before, before);
+            native.run(&mut there);
+            software
+                .run(&mut here, native.address())
+                .expect("it does not fault");
+            for m in [&mut here, &mut there] {
+                // MXCSR_MASK, other XMM registers; pointers, which a task switch loses.
+                m.memory[28..32].fill(0);
+                m.memory[192..416].fill(0);
+                m.memory[6..24].fill(0);
+            }
+            assert_eq!(
+                comparable(here),
+                comparable(there),
+                "{bytes:02x?} of {before:x?}"
+            );
+        }
+    }
 }

@@ -139,7 +139,11 @@ pub(crate) fn add(a: Operand, b: Operand, minus: bool, env: &mut Env) -> F80 {
 }
 
 fn sum(a: Finite, b: Finite, env: &mut Env) -> F80 {
-    let (a, b) = if (a.exp, a.sig) >= (b.exp, b.sig) { (a, b) } else { (b, a) };
+    let (a, b) = if (a.exp, a.sig) >= (b.exp, b.sig) {
+        (a, b)
+    } else {
+        (b, a)
+    };
     // One bit of room above for the carry, 63 below: enough that the jammed bit is never near.
     let x = u128::from(a.sig) << 63;
     let y = shift_jam(u128::from(b.sig) << 63, (a.exp - b.exp) as u32);
@@ -158,7 +162,10 @@ pub(crate) fn mul(a: Operand, b: Operand, env: &mut Env) -> F80 {
     }
     let sign = a.value.sign() != b.value.sign();
     let (ca, cb) = (a.value.class(), b.value.class());
-    if matches!((ca, cb), (Class::Infinity, Class::Zero) | (Class::Zero, Class::Infinity)) {
+    if matches!(
+        (ca, cb),
+        (Class::Infinity, Class::Zero) | (Class::Zero, Class::Infinity)
+    ) {
         return env.invalid();
     }
     if denormal(env, a.denormal || b.denormal) {
@@ -210,7 +217,10 @@ pub(crate) fn quotient(a: Finite, b: Finite) -> (i32, u128) {
     let dividend = u128::from(a.sig) << (63 + u32::from(less));
     let (high, rest) = (dividend / divisor, dividend % divisor);
     let (low, rest) = ((rest << 64) / divisor, (rest << 64) % divisor);
-    (a.exp - b.exp - i32::from(less), high << 64 | low | u128::from(rest != 0))
+    (
+        a.exp - b.exp - i32::from(less),
+        high << 64 | low | u128::from(rest != 0),
+    )
 }
 
 /// The square root.

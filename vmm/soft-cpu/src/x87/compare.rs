@@ -64,7 +64,11 @@ pub(crate) fn compare(a: Operand, b: Operand, quiet: bool, env: &mut Env) -> Ord
 /// A number that orders as the value does.
 fn key(v: F80) -> i128 {
     // A pseudo-denormal has the exponent of the field 1, whose place a denormal shares.
-    let exponent = if v.field() == 0 && v.sig >> 63 != 0 { 1 } else { v.field() };
+    let exponent = if v.field() == 0 && v.sig >> 63 != 0 {
+        1
+    } else {
+        v.field()
+    };
     let magnitude = i128::from(exponent) << 64 | i128::from(v.sig);
     if v.sign() { -magnitude } else { magnitude }
 }

@@ -30,5 +30,8 @@ pub(crate) fn constant(i: u8, rounding: Rounding) -> F80 {
         Rounding::Down | Rounding::Zero => false,
     };
     debug_assert!(sig & J != 0);
-    F80 { se: (exp + BIAS) as u16, sig: sig + u64::from(up) }
+    F80 {
+        se: (exp + BIAS) as u16,
+        sig: sig + u64::from(up),
+    }
 }

@@ -11,7 +11,11 @@ fn narrow(v: F80, exp_bits: u32, frac_bits: u32, env: &mut Env) -> Option<u64> {
     let bias = (max >> 1) as i32;
     let sign = u64::from(v.sign()) << (exp_bits + frac_bits);
     let quiet = 1u64 << (frac_bits - 1);
-    let kept = if v.class() == Class::Unsupported { env.invalid() } else { v };
+    let kept = if v.class() == Class::Unsupported {
+        env.invalid()
+    } else {
+        v
+    };
     let nan = not_number(kept, env);
     if env.blocked() {
         return None;
@@ -21,7 +25,11 @@ fn narrow(v: F80, exp_bits: u32, frac_bits: u32, env: &mut Env) -> Option<u64> {
         return Some(sign | max << frac_bits | quiet | nan.sig << 1 >> (64 - frac_bits));
     }
     let Class::Finite(x) = v.class() else {
-        return Some(if v.class() == Class::Zero { sign } else { sign | max << frac_bits });
+        return Some(if v.class() == Class::Zero {
+            sign
+        } else {
+            sign | max << frac_bits
+        });
     };
     let sig = u128::from(x.sig) << 64;
     let drop = 127 - frac_bits;
@@ -65,7 +73,8 @@ fn narrow(v: F80, exp_bits: u32, frac_bits: u32, env: &mut Env) -> Option<u64> {
     }
     env.up = up;
     // The leading bit of the significand adds one to the exponent field, a carry a second one.
-    Some(sign | (((x.exp + bias - 1) as u64) << frac_bits) + rounded)
+    let field = (x.exp + bias - 1) as u64;
+    Some(sign | ((field << frac_bits) + rounded))
 }
 
 /// A single. `None` where an unmasked exception keeps memory as it is.
@@ -95,9 +104,7 @@ pub(crate) fn to_integer(v: F80, bits: u32, env: &mut Env) -> Option<i64> {
     let largest = i64::MAX as u64 >> (64 - bits);
     let found = match v.class() {
         Class::Zero => Some((0, false, false)),
-        Class::Finite(x) => {
-            whole(x, env).filter(|&(int, ..)| int <= largest + u64::from(x.sign))
-        }
+        Class::Finite(x) => whole(x, env).filter(|&(int, ..)| int <= largest + u64::from(x.sign)),
         _ => None,
     };
     let Some((int, inexact, up)) = found else {
@@ -108,7 +115,11 @@ pub(crate) fn to_integer(v: F80, bits: u32, env: &mut Env) -> Option<i64> {
         env.raise(INEXACT);
     }
     env.up = up;
-    Some(if v.sign() { (int as i64).wrapping_neg() } else { int as i64 })
+    Some(if v.sign() {
+        (int as i64).wrapping_neg()
+    } else {
+        int as i64
+    })
 }
 
 /// FRNDINT.
@@ -116,7 +127,9 @@ pub(crate) fn to_whole(v: F80, env: &mut Env) -> F80 {
     if let Some(nan) = not_number(v, env) {
         return nan;
     }
-    let Class::Finite(x) = v.class() else { return v };
+    let Class::Finite(x) = v.class() else {
+        return v;
+    };
     if v.is_denormal() {
         env.raise(super::env::DENORMAL);
         if env.blocked() {
@@ -126,7 +139,9 @@ pub(crate) fn to_whole(v: F80, env: &mut Env) -> F80 {
     if x.exp >= 63 {
         return v;
     }
-    let Some((int, inexact, up)) = whole(x, env) else { return v };
+    let Some((int, inexact, up)) = whole(x, env) else {
+        return v;
+    };
     if inexact {
         env.raise(INEXACT);
     }
@@ -145,7 +160,9 @@ const BCD_INDEFINITE: [u8; 10] = [0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff];
 /// SDM).
 pub(crate) fn from_bcd(b: [u8; 10]) -> F80 {
     let digits = b[..9].iter().rev();
-    let value = digits.fold(0i64, |v, &d| v * 100 + i64::from(d >> 4) * 10 + i64::from(d & 15));
+    let value = digits.fold(0i64, |v, &d| {
+        v * 100 + i64::from(d >> 4) * 10 + i64::from(d & 15)
+    });
     let v = F80::from_i64(value);
     if b[9] & 0x80 != 0 { v.negated() } else { v }
 }
@@ -163,7 +180,7 @@ pub(crate) fn to_bcd(v: F80, env: &mut Env) -> Option<[u8; 10]> {
     let mut rest = int.unsigned_abs();
     let mut b = [0; 10];
     for byte in &mut b[..9] {
-        *byte = (rest % 10 | rest / 10 % 10 << 4) as u8;
+        *byte = ((rest % 10) | ((rest / 10 % 10) << 4)) as u8;
         rest /= 100;
     }
     b[9] = u8::from(v.sign()) << 7;

@@ -136,9 +136,18 @@ impl Env {
         let rest = sig & (unit - 1);
         let up = self.rounds_up(sign, sig & unit != 0, rest, unit >> 1);
         let kept = sig - rest;
-        let (sum, carry) = if up { kept.overflowing_add(unit) } else { (kept, false) };
+        let (sum, carry) = if up {
+            kept.overflowing_add(unit)
+        } else {
+            (kept, false)
+        };
         let sig = if carry { J } else { (sum >> 64) as u64 };
-        Cut { sig, carry, inexact: rest != 0, up }
+        Cut {
+            sig,
+            carry,
+            inexact: rest != 0,
+            up,
+        }
     }
 
     /// Rounds `sig / 2^127 * 2^exp` to the precision. Bit 127 of `sig` is set; its last bit may
@@ -180,7 +189,10 @@ impl Env {
         if cut.inexact {
             self.raise(UNDERFLOW | INEXACT);
         }
-        F80 { se: u16::from(sign) << 15 | (cut.sig >> 63) as u16, sig: cut.sig }
+        F80 {
+            se: u16::from(sign) << 15 | (cut.sig >> 63) as u16,
+            sig: cut.sig,
+        }
     }
 
     fn overflow(&mut self, sign: bool, rounded: i32, cut: &Cut) -> F80 {

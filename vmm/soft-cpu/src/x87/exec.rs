@@ -210,10 +210,25 @@ impl Fpu {
     pub(crate) fn memory_store(&self, fop: u16) -> Store {
         let (escape, reg) = (fop >> 8 & 7, fop >> 3 & 7);
         let mut env = self.env();
-        let plain = |v: u16| Store { bytes: Some(u128::from(v)), env, fault: false, pop: false };
+        let plain = |v: u16| Store {
+            bytes: Some(u128::from(v)),
+            env,
+            fault: false,
+            pop: false,
+        };
         match (escape, reg) {
-            (1, 7) => return Store { env: self.unchanged(), ..plain(self.control) },
-            (5, 7) => return Store { env: self.unchanged(), ..plain(self.status()) },
+            (1, 7) => {
+                return Store {
+                    env: self.unchanged(),
+                    ..plain(self.control)
+                };
+            }
+            (5, 7) => {
+                return Store {
+                    env: self.unchanged(),
+                    ..plain(self.status())
+                };
+            }
             _ => {}
         }
         let fault = self.empty(0);
@@ -231,7 +246,12 @@ impl Fpu {
             _ => convert::to_integer(v, 16, &mut env).map(|v| u128::from(v as u16)),
         };
         let bytes = bytes.filter(|_| !env.blocked());
-        Store { bytes, env, fault, pop: matches!(reg, 3 | 6 | 7) }
+        Store {
+            bytes,
+            env,
+            fault,
+            pop: matches!(reg, 3 | 6 | 7),
+        }
     }
 
     /// Ends a memory form that writes, when the bytes are in memory.
@@ -507,8 +527,7 @@ impl Fpu {
     }
 
     fn out_of_range(&mut self) -> bool {
-        let out = !self.empty(0)
-            && matches!(self.st(0).class(), Class::Finite(x) if x.exp >= 63);
+        let out = !self.empty(0) && matches!(self.st(0).class(), Class::Finite(x) if x.exp >= 63);
         if out {
             self.set_conditions(C1 | C2, C2);
         }

@@ -63,23 +63,38 @@ impl F80 {
     /// +0.
     pub(crate) const ZERO: F80 = F80 { se: 0, sig: 0 };
     /// 1.
-    pub(crate) const ONE: F80 = F80 { se: BIAS as u16, sig: J };
+    pub(crate) const ONE: F80 = F80 {
+        se: BIAS as u16,
+        sig: J,
+    };
     /// The NaN that a masked invalid operation gives.
-    pub(crate) const INDEFINITE: F80 = F80 { se: 0xffff, sig: J | QUIET };
+    pub(crate) const INDEFINITE: F80 = F80 {
+        se: 0xffff,
+        sig: J | QUIET,
+    };
 
     /// The value of `sign * sig / 2^63 * 2^exp`; `exp` and `sig` are those of a normal number.
     pub(crate) const fn normal(sign: bool, exp: i32, sig: u64) -> F80 {
-        F80 { se: (sign as u16) << 15 | (exp + BIAS) as u16, sig }
+        F80 {
+            se: (sign as u16) << 15 | (exp + BIAS) as u16,
+            sig,
+        }
     }
 
     /// A zero of this sign.
     pub(crate) const fn zero(sign: bool) -> F80 {
-        F80 { se: (sign as u16) << 15, sig: 0 }
+        F80 {
+            se: (sign as u16) << 15,
+            sig: 0,
+        }
     }
 
     /// An infinity of this sign.
     pub(crate) const fn infinity(sign: bool) -> F80 {
-        F80 { se: (sign as u16) << 15 | EXP_MAX, sig: J }
+        F80 {
+            se: (sign as u16) << 15 | EXP_MAX,
+            sig: J,
+        }
     }
 
     /// The exponent of a number that is not zero.
@@ -93,7 +108,10 @@ impl F80 {
     /// The ten bytes of memory.
     pub(crate) fn from_bytes(b: [u8; 10]) -> F80 {
         let v = b.iter().rev().fold(0u128, |v, &b| v << 8 | u128::from(b));
-        F80 { se: (v >> 64) as u16, sig: v as u64 }
+        F80 {
+            se: (v >> 64) as u16,
+            sig: v as u64,
+        }
     }
 
     /// The ten bytes of memory.
@@ -123,13 +141,21 @@ impl F80 {
             }
             let shift = self.sig.leading_zeros();
             let exp = 1 - BIAS - shift as i32;
-            return Class::Finite(Finite { sign, exp, sig: self.sig << shift });
+            return Class::Finite(Finite {
+                sign,
+                exp,
+                sig: self.sig << shift,
+            });
         }
         if self.sig & J == 0 {
             return Class::Unsupported;
         }
         if field != EXP_MAX as i32 {
-            return Class::Finite(Finite { sign, exp: field - BIAS, sig: self.sig });
+            return Class::Finite(Finite {
+                sign,
+                exp: field - BIAS,
+                sig: self.sig,
+            });
         }
         if self.sig == J {
             Class::Infinity
@@ -152,17 +178,26 @@ impl F80 {
 
     /// The same with the sign turned.
     pub(crate) const fn negated(self) -> F80 {
-        F80 { se: self.se ^ 0x8000, sig: self.sig }
+        F80 {
+            se: self.se ^ 0x8000,
+            sig: self.sig,
+        }
     }
 
     /// The same with the sign cleared.
     pub(crate) const fn magnitude(self) -> F80 {
-        F80 { se: self.se & EXP_MAX, sig: self.sig }
+        F80 {
+            se: self.se & EXP_MAX,
+            sig: self.sig,
+        }
     }
 
     /// A NaN made quiet.
     pub(crate) const fn quieted(self) -> F80 {
-        F80 { se: self.se, sig: self.sig | QUIET }
+        F80 {
+            se: self.se,
+            sig: self.sig | QUIET,
+        }
     }
 
     /// Widens an integer; exact.
@@ -188,7 +223,10 @@ pub(crate) struct Operand {
 
 impl From<F80> for Operand {
     fn from(value: F80) -> Operand {
-        Operand { value, denormal: value.is_denormal() }
+        Operand {
+            value,
+            denormal: value.is_denormal(),
+        }
     }
 }
 
@@ -201,17 +239,29 @@ fn widen(bits: u64, exp_bits: u32, frac_bits: u32) -> Operand {
     let bias = (max >> 1) as i32;
     if field == max {
         let se = F80::infinity(sign).se;
-        return Operand { value: F80 { se, sig: J | frac }, denormal: false };
+        return Operand {
+            value: F80 { se, sig: J | frac },
+            denormal: false,
+        };
     }
     if field != 0 {
-        return Operand { value: F80::normal(sign, field as i32 - bias, J | frac), denormal: false };
+        return Operand {
+            value: F80::normal(sign, field as i32 - bias, J | frac),
+            denormal: false,
+        };
     }
     if frac == 0 {
-        return Operand { value: F80::zero(sign), denormal: false };
+        return Operand {
+            value: F80::zero(sign),
+            denormal: false,
+        };
     }
     let shift = frac.leading_zeros();
     let value = F80::normal(sign, 1 - bias - shift as i32, frac << shift);
-    Operand { value, denormal: true }
+    Operand {
+        value,
+        denormal: true,
+    }
 }
 
 /// A number of the single format, as an operand.

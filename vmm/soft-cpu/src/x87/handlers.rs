@@ -21,7 +21,11 @@ pub(crate) fn select(instruction: &Instruction, op: &mut Op) -> Option<Handler> 
     }
     let info = code.op_code();
     let opcode = info.op_code();
-    let first = if info.op_code_len() == 2 { opcode >> 8 } else { opcode };
+    let first = if info.op_code_len() == 2 {
+        opcode >> 8
+    } else {
+        opcode
+    };
     if !(0xd8..=0xdf).contains(&first) || !matches!(info.table(), iced_x86::OpCodeTableKind::Normal)
     {
         return None;
@@ -51,7 +55,11 @@ pub(crate) fn select(instruction: &Instruction, op: &mut Op) -> Option<Handler> 
 fn stack_operand(instruction: &Instruction) -> u16 {
     let number = |at: u32| {
         let register = instruction.op_register(at);
-        if register.is_st() { register.number() as u16 } else { 0 }
+        if register.is_st() {
+            register.number() as u16
+        } else {
+            0
+        }
     };
     match instruction.op_count() {
         0 => 0,

@@ -41,7 +41,15 @@ impl Fpu {
         if out.len() == WIDE {
             const ONES: u32 = 0xffff_0000;
             let mixed = selector | u32::from(p.opcode) << 16;
-            let all = [control | ONES, status | ONES, tags | ONES, ip, mixed, dp, last | ONES];
+            let all = [
+                control | ONES,
+                status | ONES,
+                tags | ONES,
+                ip,
+                mixed,
+                dp,
+                last | ONES,
+            ];
             for (field, value) in out.chunks_exact_mut(4).zip(all) {
                 field.copy_from_slice(&value.to_le_bytes());
             }
@@ -69,7 +77,11 @@ impl Fpu {
             instruction: u64::from(field(3)),
             instruction_selector: field(4) as u16,
             // The short form has no opcode.
-            opcode: if wide { (field(4) >> 16 & 0x7ff) as u16 } else { 0 },
+            opcode: if wide {
+                (field(4) >> 16 & 0x7ff) as u16
+            } else {
+                0
+            },
             data: u64::from(field(5)),
             data_selector: field(6) as u16,
         };
@@ -127,7 +139,12 @@ impl Fpu {
         self.set_status(word(2));
         self.full = image[4];
         let (instruction, data) = (quad(8), quad(16));
-        self.pointers = Pointers { opcode: word(6) & 0x7ff, instruction, data, ..<_>::default() };
+        self.pointers = Pointers {
+            opcode: word(6) & 0x7ff,
+            instruction,
+            data,
+            ..<_>::default()
+        };
         if !wide {
             self.pointers = Pointers {
                 instruction: u64::from(instruction as u32),
@@ -140,7 +157,10 @@ impl Fpu {
         for i in 0..8 {
             let from = 32 + 16 * usize::from(i);
             let at = self.physical(i);
-            self.regs[at] = F80 { sig: quad(from), se: word(from + 8) };
+            self.regs[at] = F80 {
+                sig: quad(from),
+                se: word(from + 8),
+            };
         }
     }
 }

@@ -69,7 +69,11 @@ pub(crate) fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> (F80, Q
         exp += 1;
     }
     let low = (quotient & 7) as u8;
-    let value = if rest == 0 { F80::zero(x.sign) } else { pack(sign, exp, rest as u64, env) };
+    let value = if rest == 0 {
+        F80::zero(x.sign)
+    } else {
+        pack(sign, exp, rest as u64, env)
+    };
     (value, Quotient::Low(low))
 }
 
@@ -85,7 +89,8 @@ fn pack(sign: bool, exp: i32, sig: u64, env: &mut Env) -> F80 {
         return F80::zero(sign);
     }
     let shift = sig.leading_zeros();
-    env.full().round(sign, exp - shift as i32, u128::from(sig << shift) << 64)
+    env.full()
+        .round(sign, exp - shift as i32, u128::from(sig << shift) << 64)
 }
 
 /// A number given back as it came; a pseudo-denormal as the normal number that it is.
@@ -124,7 +129,8 @@ pub(crate) fn scale(a: F80, b: F80, env: &mut Env) -> F80 {
                 _ => 1 << 17,
             };
             let places = if y.sign { -places } else { places };
-            env.full().round(x.sign, x.exp + places, u128::from(x.sig) << 64)
+            env.full()
+                .round(x.sign, x.exp + places, u128::from(x.sig) << 64)
         }
         (Class::Infinity | Class::Zero, Class::Infinity) if ca == Class::Zero => a,
         (Class::Finite(_), _) => renormal(a, env),
@@ -146,7 +152,10 @@ pub(crate) fn extract(a: F80, env: &mut Env) -> (F80, F80) {
             if a.is_denormal() {
                 env.raise(DENORMAL);
             }
-            (F80::from_i64(i64::from(x.exp)), F80::normal(x.sign, 0, x.sig))
+            (
+                F80::from_i64(i64::from(x.exp)),
+                F80::normal(x.sign, 0, x.sig),
+            )
         }
         _ => (F80::infinity(false), a),
     }

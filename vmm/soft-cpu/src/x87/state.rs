@@ -79,7 +79,10 @@ impl Default for Fpu {
 impl Fpu {
     /// FNINIT: the registers keep what they hold, but are empty.
     pub(crate) fn initialise(&mut self) {
-        *self = Fpu { regs: self.regs, ..Fpu::default() };
+        *self = Fpu {
+            regs: self.regs,
+            ..Fpu::default()
+        };
     }
 
     /// Sets the control word.

@@ -31,22 +31,67 @@ pub(crate) fn value(r: &mut Random) -> F80 {
     ];
     match r.below(32) {
         0 => F80 { se: sign, sig: 0 },
-        1 => F80 { se: sign | 0x7fff, sig: J },
-        2 => F80 { se: sign | 0x7fff, sig: J | QUIET | r.next() >> r.below(63) },
-        3 => F80 { se: sign | 0x7fff, sig: (J | r.next() >> r.below(60)) & !QUIET | 1 },
-        4 => F80 { se: sign, sig: r.next() >> r.below(64) },
-        5 => F80 { se: sign | r.below(0x8000) as u16, sig: r.next() },
-        6 => F80 { se: sign | r.pick(&[0, 1, 2, 63, 64, 65, 0x7ffe, 0x7ffd, 0x7fbf]), sig: J | r.next() },
-        7 => F80 { se: sign | r.pick(&[0, 1, 2, 0x7ffe, 0x7ffd, 0x7fff]), sig: r.pick(&sigs) },
-        8 => F80 { se: sign | r.below(0x8000) as u16, sig: r.pick(&sigs) },
-        9..13 => F80 { se: sign | (16383 - 4 + r.below(8)) as u16, sig: r.pick(&sigs) },
+        1 => F80 {
+            se: sign | 0x7fff,
+            sig: J,
+        },
+        2 => F80 {
+            se: sign | 0x7fff,
+            sig: J | QUIET | r.next() >> r.below(63),
+        },
+        3 => F80 {
+            se: sign | 0x7fff,
+            sig: (J | r.next() >> r.below(60)) & !QUIET | 1,
+        },
+        4 => F80 {
+            se: sign,
+            sig: r.next() >> r.below(64),
+        },
+        5 => F80 {
+            se: sign | r.below(0x8000) as u16,
+            sig: r.next(),
+        },
+        6 => F80 {
+            se: sign | r.pick(&[0, 1, 2, 63, 64, 65, 0x7ffe, 0x7ffd, 0x7fbf]),
+            sig: J | r.next(),
+        },
+        7 => F80 {
+            se: sign | r.pick(&[0, 1, 2, 0x7ffe, 0x7ffd, 0x7fff]),
+            sig: r.pick(&sigs),
+        },
+        8 => F80 {
+            se: sign | r.below(0x8000) as u16,
+            sig: r.pick(&sigs),
+        },
+        9..13 => F80 {
+            se: sign | (16383 - 4 + r.below(8)) as u16,
+            sig: r.pick(&sigs),
+        },
         13..16 => F80::from_i64(r.next() as i64 >> r.below(64)),
-        16 => F80 { se: sign | (16383 + r.pick(&[-1i64, 15, 16, 31, 32, 62, 63, 64])) as u16, sig: r.pick(&sigs) },
-        17 => F80 { se: sign | (16383 - 1080 + r.below(110)) as u16, sig: J | r.next() },
-        18 => F80 { se: sign | (16383 - 155 + r.below(40)) as u16, sig: J | r.next() },
-        19 => F80 { se: sign | (16383 + r.pick(&[126u64, 127, 128, 1022, 1023, 1024])) as u16, sig: J | r.next() },
-        20 => F80 { se: sign | (16383 + r.pick(&[127u64, 1023])) as u16, sig: u64::MAX << r.below(64) },
-        _ => F80 { se: sign | (16383 - 64 + r.below(128)) as u16, sig: J | r.next() },
+        16 => F80 {
+            se: sign | (16383 + r.pick(&[-1i64, 15, 16, 31, 32, 62, 63, 64])) as u16,
+            sig: r.pick(&sigs),
+        },
+        17 => F80 {
+            se: sign | (16383 - 1080 + r.below(110)) as u16,
+            sig: J | r.next(),
+        },
+        18 => F80 {
+            se: sign | (16383 - 155 + r.below(40)) as u16,
+            sig: J | r.next(),
+        },
+        19 => F80 {
+            se: sign | (16383 + r.pick(&[126u64, 127, 128, 1022, 1023, 1024])) as u16,
+            sig: J | r.next(),
+        },
+        20 => F80 {
+            se: sign | (16383 + r.pick(&[127u64, 1023])) as u16,
+            sig: u64::MAX << r.below(64),
+        },
+        _ => F80 {
+            se: sign | (16383 - 64 + r.below(128)) as u16,
+            sig: J | r.next(),
+        },
     }
 }
 
@@ -72,7 +117,11 @@ fn state(r: &mut Random) -> Fpu {
 
 /// A machine in this state.
 fn machine(f: &Fpu, r: &mut Random) -> Machine {
-    let mut m = Machine { flags: 2 | r.next() & 0x8d5, rax: r.next(), ..Machine::default() };
+    let mut m = Machine {
+        flags: 2 | r.next() & 0x8d5,
+        rax: r.next(),
+        ..Machine::default()
+    };
     f.clone().save(&mut m.saved[..108]);
     m
 }
@@ -101,7 +150,12 @@ fn show(m: &Machine) -> String {
         let v = F80::from_bytes(reg.try_into().expect("ten bytes"));
         s += &format!(" {:04x}:{:016x}", v.se, v.sig);
     }
-    s + &format!(" flags {:x} rax {:x} pointers {:02x?}", m.flags, m.rax, &m.saved[12..28])
+    s + &format!(
+        " flags {:x} rax {:x} pointers {:02x?}",
+        m.flags,
+        m.rax,
+        &m.saved[12..28]
+    )
 }
 
 /// Runs an instruction natively and here on `cases` states.
@@ -120,7 +174,10 @@ fn check(
         let done = software.run(&mut here, native.address());
         let operand = std::ptr::from_ref(&there.memory) as u64;
         let lost = there.saved[16..18] == [0; 2];
-        let (here, there) = (comparable(here, OPERAND, lost), comparable(there, operand, lost));
+        let (here, there) = (
+            comparable(here, OPERAND, lost),
+            comparable(there, operand, lost),
+        );
         if done.is_err() || here != there {
             return Err(format!(
                 "{bytes:02x?} {done:?} memory {:02x?}\nbefore {}\nnative {} {:02x?}\nhere   {} {:02x?}",
@@ -148,14 +205,19 @@ fn is_transcendental(fop: u16) -> bool {
 #[test]
 fn register_forms_equal_the_processor() {
     let forms = (0..0x800u16).filter(|fop| {
-        fop & 0xff >= 0xc0
-            && !is_transcendental(*fop)
-            && Fpu::default().register(*fop, 0).is_ok()
+        fop & 0xff >= 0xc0 && !is_transcendental(*fop) && Fpu::default().register(*fop, 0).is_ok()
     });
-    let checked: Vec<_> = forms.map(|fop| check(&bytes(fop), 1500, |_, _| {})).collect();
+    let checked: Vec<_> = forms
+        .map(|fop| check(&bytes(fop), 1500, |_, _| {}))
+        .collect();
     assert!(checked.len() > 360, "{} forms", checked.len());
     let different: Vec<String> = checked.into_iter().filter_map(Result::err).collect();
-    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
+    assert!(
+        different.is_empty(),
+        "{} differ:\n{}",
+        different.len(),
+        different.join("\n")
+    );
 }
 
 /// A memory operand: numbers of each format, and noise.
@@ -199,7 +261,12 @@ fn memory_forms_equal_the_processor() {
         };
         different.extend(check(&bytes(fop), 5000, prepare).err());
     }
-    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
+    assert!(
+        different.is_empty(),
+        "{} differ:\n{}",
+        different.len(),
+        different.join("\n")
+    );
 }
 
 #[test]
@@ -218,15 +285,31 @@ fn environments_and_images_equal_the_processor() {
             different.extend(check(&bytes, 3000, prepare).err());
         }
     }
-    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
+    assert!(
+        different.is_empty(),
+        "{} differ:\n{}",
+        different.len(),
+        different.join("\n")
+    );
 }
 
 #[test]
 fn waiting_instructions_hear_of_a_pending_exception() {
     // FADD, FLDCW, FWAIT, FRSTOR, EMMS; FNSTSW AX, FNSTCW, FNCLEX, FNINIT, FNSAVE do not wait.
-    let waiting: [&[u8]; 5] = [&[0xd8, 0xc1], &[0xd9, 0x2e], &[0x9b], &[0xdd, 0x26], &[0x0f, 0x77]];
-    let others: [&[u8]; 5] =
-        [&[0xdf, 0xe0], &[0xd9, 0x3e], &[0xdb, 0xe2], &[0xdb, 0xe3], &[0xdd, 0x36]];
+    let waiting: [&[u8]; 5] = [
+        &[0xd8, 0xc1],
+        &[0xd9, 0x2e],
+        &[0x9b],
+        &[0xdd, 0x26],
+        &[0x0f, 0x77],
+    ];
+    let others: [&[u8]; 5] = [
+        &[0xdf, 0xe0],
+        &[0xd9, 0x3e],
+        &[0xdb, 0xe2],
+        &[0xdb, 0xe3],
+        &[0xdd, 0x36],
+    ];
     let run = |bytes: &[u8]| {
         let mut f = Fpu::default();
         f.set_control(0x37b);
@@ -248,15 +331,29 @@ fn waiting_instructions_hear_of_a_pending_exception() {
 
 #[test]
 fn ts_and_em_keep_x87_from_running() {
-    for (bit, wait) in [(cr0::TS, Ok(())), (cr0::EM, Ok(())), (cr0::TS | cr0::MP, Err(()))] {
-        for bytes in [&[0xd8, 0xc1][..], &[0xd9, 0x3e], &[0xdb, 0xe3], &[0xdd, 0x36], &[0x9b]] {
+    for (bit, wait) in [
+        (cr0::TS, Ok(())),
+        (cr0::EM, Ok(())),
+        (cr0::TS | cr0::MP, Err(())),
+    ] {
+        for bytes in [
+            &[0xd8, 0xc1][..],
+            &[0xd9, 0x3e],
+            &[0xdb, 0xe3],
+            &[0xdd, 0x36],
+            &[0x9b],
+        ] {
             let mut software = Software::new(bytes);
             software.core.cr0 |= bit;
             let expected = match bytes {
                 [0x9b] => wait.map_err(|()| Fault::NO_FPU),
                 _ => Err(Fault::NO_FPU),
             };
-            assert_eq!(software.run(&mut Machine::default(), 0x1000), expected, "{bytes:02x?}");
+            assert_eq!(
+                software.run(&mut Machine::default(), 0x1000),
+                expected,
+                "{bytes:02x?}"
+            );
         }
     }
 }

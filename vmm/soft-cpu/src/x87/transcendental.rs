@@ -20,7 +20,7 @@ const LOG2_E: Wide = Wide::new(0, 0xb8aa_3b29_5c17_f0bb_be87_fed0_691d_3e88);
 /// pi.
 const PI: Wide = Wide::new(1, 0xc90f_daa2_2168_c234_c4c6_628b_80dc_1cd1);
 /// pi / 2 in units of 2^-65: pi in the 66 bits that argument reduction uses.
-const HALF_PI_66: u128 = 0xc90f_daa2_2168_c234_c >> 2;
+const HALF_PI_66: u128 = PI.sig >> 62;
 /// atan(i / 8) for i from 1.
 const ATAN: [Wide; 8] = [
     Wide::new(-4, 0xfead_d4d5_617b_6e32_c897_989f_3e88_8ef7),
@@ -66,7 +66,11 @@ pub(crate) fn exp2_minus_1(a: F80, env: &mut Env) -> F80 {
                 0.. => {
                     env.raise(INEXACT);
                     let minus_one = x.exp == 0 && x.sig == 1 << 63 && x.sign;
-                    if minus_one { F80::normal(true, -1, 1 << 63) } else { a }
+                    if minus_one {
+                        F80::normal(true, -1, 1 << 63)
+                    } else {
+                        a
+                    }
                 }
                 _ => exp_minus_1(Wide::from(x).mul(LN_2)).round(false, env),
             }
@@ -91,7 +95,11 @@ fn log2(x: Wide) -> (Wide, bool) {
     // 1.5 parts the octave: the rest lies between 3/4 and 3/2.
     let above = x.sig >> 126 == 3;
     let whole = Wide::from_int(x.exp + i32::from(above));
-    let m = Wide { exp: -i32::from(above), sign: false, ..x };
+    let m = Wide {
+        exp: -i32::from(above),
+        sign: false,
+        ..x
+    };
     if m.exp == 0 && m.sig == 1 << 127 {
         return (whole, true);
     }
@@ -108,7 +116,12 @@ pub(crate) fn y_log2_x(x: F80, y: F80, env: &mut Env) -> F80 {
     if x.sign() && cx != Class::Zero {
         return env.invalid();
     }
-    let one = cx == Class::Finite(Finite { sign: false, exp: 0, sig: 1 << 63 });
+    let one = cx
+        == Class::Finite(Finite {
+            sign: false,
+            exp: 0,
+            sig: 1 << 63,
+        });
     match (cx, cy) {
         (Class::Zero | Class::Infinity, Class::Zero) => return env.invalid(),
         (_, Class::Infinity) if one => return env.invalid(),
@@ -143,7 +156,11 @@ pub(crate) fn y_log2_x(x: F80, y: F80, env: &mut Env) -> F80 {
 fn product(log: Wide, y: Finite, exact: bool, env: &mut Env) -> F80 {
     // An exact logarithm is a whole number of 15 bits: the product loses nothing either.
     let product = log.mul(Wide::from(y)).round(exact, env);
-    env.raise(if product.is_denormal() { INEXACT | UNDERFLOW } else { INEXACT });
+    env.raise(if product.is_denormal() {
+        INEXACT | UNDERFLOW
+    } else {
+        INEXACT
+    });
     product
 }
 
@@ -195,7 +212,7 @@ fn reduce(x: Finite) -> (Wide, u32) {
     loop {
         let step = places.min(60);
         rest <<= step;
-        turns = turns << step | rest / HALF_PI_66;
+        turns = (turns << step) | (rest / HALF_PI_66);
         rest %= HALF_PI_66;
         places -= step;
         if places == 0 {
@@ -341,7 +358,10 @@ pub(crate) fn arctangent(x: F80, y: F80, env: &mut Env) -> F80 {
         (Class::Infinity, _) | (_, Class::Zero) if x.sign() => PI,
         (Class::Infinity, _) | (_, Class::Zero) => return F80::zero(sign),
         (Class::Finite(vx), Class::Finite(vy)) => {
-            let (wx, wy) = (Wide::from(vx).with_sign(false), Wide::from(vy).with_sign(false));
+            let (wx, wy) = (
+                Wide::from(vx).with_sign(false),
+                Wide::from(vy).with_sign(false),
+            );
             let steep = (vy.exp, vy.sig) > (vx.exp, vx.sig);
             let acute = atan_of(if steep { wx.div(wy) } else { wy.div(wx) });
             match (steep, vx.sign) {

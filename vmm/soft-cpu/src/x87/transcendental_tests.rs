@@ -18,7 +18,8 @@ fn native(code: &Native, f: &Fpu) -> Fpu {
 
 fn here(modrm: u8, f: &Fpu) -> Fpu {
     let mut f = f.clone();
-    f.register(0x100 | u16::from(modrm), 0).expect("it is defined");
+    f.register(0x100 | u16::from(modrm), 0)
+        .expect("it is defined");
     f
 }
 
@@ -66,7 +67,9 @@ fn check(modrm: u8, cases: u32, unmasked: bool) -> Result<(), String> {
                 format!("{:x} {:x} {a:x?} {b:x?}", f.control, f.status())
             };
             let (f, there, here) = (show(&f), show(&there), show(&here));
-            return Err(format!("D9 {modrm:X}\nbefore {f}\nnative {there}\nhere   {here}"));
+            return Err(format!(
+                "D9 {modrm:X}\nbefore {f}\nnative {there}\nhere   {here}"
+            ));
         }
     }
     Ok(())

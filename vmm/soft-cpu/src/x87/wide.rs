@@ -25,12 +25,20 @@ fn high(a: u128, b: u128) -> u128 {
 }
 
 impl Wide {
-    pub(crate) const ZERO: Wide = Wide { sign: false, exp: 0, sig: 0 };
+    pub(crate) const ZERO: Wide = Wide {
+        sign: false,
+        exp: 0,
+        sig: 0,
+    };
     pub(crate) const ONE: Wide = Wide::new(0, 1 << 127);
 
     /// A positive number.
     pub(crate) const fn new(exp: i32, sig: u128) -> Wide {
-        Wide { sign: false, exp, sig }
+        Wide {
+            sign: false,
+            exp,
+            sig,
+        }
     }
 
     /// `value * 2^exp`, normalised.
@@ -39,7 +47,11 @@ impl Wide {
             return Wide::ZERO;
         }
         let shift = value.leading_zeros();
-        Wide { sign, exp: exp + 127 - shift as i32, sig: value << shift }
+        Wide {
+            sign,
+            exp: exp + 127 - shift as i32,
+            sig: value << shift,
+        }
     }
 
     pub(crate) fn from_int(v: i32) -> Wide {
@@ -47,7 +59,10 @@ impl Wide {
     }
 
     pub(crate) fn negated(self) -> Wide {
-        Wide { sign: !self.sign, ..self }
+        Wide {
+            sign: !self.sign,
+            ..self
+        }
     }
 
     pub(crate) fn with_sign(self, sign: bool) -> Wide {
@@ -55,7 +70,10 @@ impl Wide {
     }
 
     pub(crate) fn twice(self) -> Wide {
-        Wide { exp: self.exp + 1, ..self }
+        Wide {
+            exp: self.exp + 1,
+            ..self
+        }
     }
 
     pub(crate) fn mul(self, b: Wide) -> Wide {
@@ -65,7 +83,11 @@ impl Wide {
         let top = high(self.sig, b.sig);
         let shift = top.leading_zeros();
         let sig = top << shift;
-        Wide { sign: self.sign != b.sign, exp: self.exp + b.exp + 1 - shift as i32, sig }
+        Wide {
+            sign: self.sign != b.sign,
+            exp: self.exp + b.exp + 1 - shift as i32,
+            sig,
+        }
     }
 
     pub(crate) fn add(self, b: Wide) -> Wide {
@@ -83,7 +105,11 @@ impl Wide {
             let (sum, carry) = a.sig.overflowing_add(aligned);
             let carry = u32::from(carry);
             let sig = if carry == 1 { sum >> 1 | 1 << 127 } else { sum };
-            return Wide { sign: a.sign, exp: a.exp + carry as i32, sig };
+            return Wide {
+                sign: a.sign,
+                exp: a.exp + carry as i32,
+                sig,
+            };
         }
         // What was shifted out takes one more off.
         let lost = by >= 128 || aligned << by != b.sig;
@@ -104,7 +130,11 @@ impl Wide {
         if self.sig == 0 {
             return Wide::ZERO;
         }
-        Wide { sign: self.sign, exp: self.exp - shift as i32, sig: q << shift | low }
+        Wide {
+            sign: self.sign,
+            exp: self.exp - shift as i32,
+            sig: q << shift | low,
+        }
     }
 
     /// Division; the divisor is not zero.
@@ -125,7 +155,11 @@ impl Wide {
                 sig |= 1;
             }
         }
-        Wide { sign: self.sign != b.sign, exp: self.exp - b.exp - i32::from(less), sig }
+        Wide {
+            sign: self.sign != b.sign,
+            exp: self.exp - b.exp - i32::from(less),
+            sig,
+        }
     }
 
     /// Rounds to an extended number at full precision; `exact` tells that no digits follow.
@@ -134,12 +168,17 @@ impl Wide {
             return F80::zero(self.sign);
         }
         let sticky = u128::from(!exact);
-        env.full().round(self.sign, self.exp, shift_jam(self.sig, 0) | sticky)
+        env.full()
+            .round(self.sign, self.exp, shift_jam(self.sig, 0) | sticky)
     }
 }
 
 impl From<Finite> for Wide {
     fn from(x: Finite) -> Wide {
-        Wide { sign: x.sign, exp: x.exp, sig: u128::from(x.sig) << 64 }
+        Wide {
+            sign: x.sign,
+            exp: x.exp,
+            sig: u128::from(x.sig) << 64,
+        }
     }
 }
