@@ -206,7 +206,7 @@ fn masked_address(core: &Core, op: &Op, len: u64) -> Result<u64, Fault> {
     match core.code_size {
         CodeSize::Long if segment < seg::FS => Ok(offset),
         CodeSize::Long => Ok(core.segment_base(segment).wrapping_add(offset)),
-        _ => core.segment_address(segment, offset, len, true),
+        _ => core.segment_address_for(segment, offset, len, true),
     }
 }
 

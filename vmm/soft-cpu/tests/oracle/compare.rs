@@ -12,13 +12,22 @@ const SELECTORS: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
 /// The end of what Linux gives to programs, with 4-level paging.
 const TASK_SIZE: u64 = 0x7FFF_FFFF_F000;
 
-/// Where the outcomes differ, one line for each place: native value, then soft's.
-pub(crate) fn differences(native: &Outcome, soft: &Outcome, undefined: &Undefined) -> Vec<String> {
+/// Where the outcomes differ, one line for each place: native value, then soft's. The case, or the
+/// last instruction of it that began, began at `begin`.
+pub(crate) fn differences(
+    native: &Outcome,
+    soft: &Outcome,
+    undefined: &Undefined,
+    begin: u64,
+) -> Vec<String> {
     let mut lines = Vec::new();
     let access = |vector| [12, 13, 14, 17].contains(&vector);
     let both_access = access(native.vector) && access(soft.vector);
-    let alignment = native.vector != soft.vector && [native.vector, soft.vector].contains(&17);
-    if both_access && (undefined.piecewise || undefined.misaligned_order && alignment) {
+    let one = |fault| (native.vector == fault) != (soft.vector == fault);
+    if both_access && (undefined.piecewise || undefined.misaligned_order && one(17))
+        || undefined.unaligned_check && one(17)
+        || undefined.masked_store && native.vector != soft.vector
+    {
         return lines;
     }
     let mut word = |name: &str, native: u64, soft: u64| {
@@ -26,16 +35,12 @@ pub(crate) fn differences(native: &Outcome, soft: &Outcome, undefined: &Undefine
             lines.push(format!("{name}: native {native:#x}, soft {soft:#x}"));
         }
     };
-    // A breakpoint or a single-step trap: the instruction is complete.
-    let faulted = ![1, 3].contains(&native.vector);
+    // Not by a breakpoint, a single-step trap or a fault of what comes next.
+    let faulted = ![1, 3].contains(&native.vector) && native.state.rip == begin;
     word("vector", native.vector.into(), soft.vector.into());
     if native.vector == soft.vector {
-        // Linux says "present" of every address in the kernel's half.
-        let hidden = if native.vector == 14 && native.cr2 >> 63 == 1 {
-            1
-        } else {
-            0
-        };
+        // Linux says "present" of every address that is not a program's.
+        let hidden = u64::from(native.vector == 14 && native.cr2 >= TASK_SIZE);
         word("error code", native.error & !hidden, soft.error & !hidden);
         if native.vector == 14 {
             word("cr2", native.cr2, soft.cr2);

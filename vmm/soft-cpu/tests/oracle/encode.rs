@@ -92,7 +92,9 @@ pub(crate) fn assemble(random: &mut Random, code: Code, mode: Mode, rip: u64) ->
 pub(crate) fn encode(random: &mut Random, code: Code, mode: Mode) -> Option<Encoded> {
     let at = place(random);
     let mut bytes = assemble(random, code, mode, CODE + u64::from(at))?;
-    if random.one_in(20) {
+    // A REP prefix makes LOOPE of LOOPNE on some CPUs (SDM vol. 2, 2.1.1: such use is reserved).
+    let loops = matches!(code.mnemonic(), Mnemonic::Loope | Mnemonic::Loopne);
+    if random.one_in(20) && !loops {
         bytes = odd_prefix(random, bytes, mode);
     }
     let older = matches!(code.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr)
@@ -123,9 +125,7 @@ pub(crate) fn decode(bytes: &[u8], at: u32, mode: Mode) -> Option<Encoded> {
     let same = instruction.code() == decoded(DecoderOptions::AMD).code()
         || instruction.mnemonic() == Mnemonic::Ud0
         || !is_amd();
-    // A form with WAIT in its name is WAIT and another instruction in one.
-    let whole = instruction.len() == bytes.len()
-        || bytes[0] == 0x9B && is_claimed(instruction.code(), mode);
+    let whole = instruction.len() == bytes.len();
     (same && whole && bytes.len() <= 15 && is_claimed(instruction.code(), mode)).then(|| Encoded {
         instruction,
         rest: Vec::new(),

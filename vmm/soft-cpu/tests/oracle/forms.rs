@@ -56,7 +56,8 @@ impl Mode {
     }
 }
 
-/// Whether the software CPU claims `code` in `mode`.
+/// Whether the software CPU claims `code` in `mode`. FSTCW and the like are no forms of their own,
+/// but WAIT and FNSTCW.
 pub(crate) fn is_claimed(code: Code, mode: Mode) -> bool {
     let form = code.op_code();
     // 66-prefixed near branches are 16 bits wide on AMD's CPUs only.
@@ -66,6 +67,7 @@ pub(crate) fn is_claimed(code: Code, mode: Mode) -> bool {
     };
     exists
         && form.is_instruction()
+        && !form.fwait()
         && form.encoding() == EncodingKind::Legacy
         && code
             .cpuid_features()
@@ -89,6 +91,9 @@ pub(crate) fn exemption(code: Code, mode: Mode) -> Option<&'static str> {
     Some(match code.mnemonic() {
         Cpuid => "describes the CPU, and they differ",
         Rdtsc => "reads a clock",
+        Sysret if mode == Mode::Compatibility && is_amd() => {
+            "on AMD's CPUs it needs no 64-bit mode: #GP(0), not #UD"
+        }
         Syscall | Sysenter => "enters the host's kernel",
         Sgdt | Sidt | Sldt | Str | Smsw => {
             "reads system state that differs; kernels emulate it where UMIP forbids it"

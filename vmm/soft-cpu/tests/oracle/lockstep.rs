@@ -146,7 +146,7 @@ impl Lockstep {
         let mut native = outcome(native);
         // The kernel's own: it steps by TF, and says RF in a stop.
         native.state.rflags &= !(flags::TF | flags::RF);
-        let lines = differences(&native, &outcome(soft), undefined);
+        let lines = differences(&native, &outcome(soft), undefined, instruction.ip());
         if lines.is_empty() {
             Ok(())
         } else {

@@ -158,12 +158,6 @@ impl Native {
         };
         Ok(outcomes.to_vec())
     }
-
-    /// Executes one case and waits for it.
-    pub(crate) fn run(&mut self, case: &Case) -> io::Result<Outcome> {
-        self.start(std::slice::from_ref(case))?;
-        Ok(self.finish()?.remove(0))
-    }
 }
 
 impl Drop for Native {

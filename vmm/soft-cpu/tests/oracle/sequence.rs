@@ -97,6 +97,13 @@ pub(crate) fn undefined_before(encoded: &Encoded, rip: u64) -> u64 {
         .fold(0, undefined_after)
 }
 
+/// Where the instruction began that a sequence was left in, if it was left at `rip`.
+pub(crate) fn last_begun(encoded: &Encoded, rip: u64) -> u64 {
+    let mut all = std::iter::once(&encoded.instruction).chain(&encoded.rest);
+    let at = all.find(|instruction| instruction.ip() == rip);
+    at.unwrap_or(&encoded.instruction).ip()
+}
+
 /// What is undefined after `instruction`, if `before` was undefined.
 fn undefined_after(before: u64, instruction: &Instruction) -> u64 {
     use Mnemonic::*;
@@ -185,7 +192,8 @@ fn is_plain(code: Code) -> bool {
             .any(|feature| format!("{feature:?}").starts_with("FP"))
         && !matches!(
             code.mnemonic(),
-            Mnemonic::Lds
+            Mnemonic::Ldmxcsr
+                | Mnemonic::Lds
                 | Mnemonic::Les
                 | Mnemonic::Lfs
                 | Mnemonic::Lgs

@@ -8,7 +8,7 @@ use super::forms::Mode;
 use super::guest::Guest;
 use super::native::{BATCH, Native};
 use super::random::Random;
-use super::sequence::{Pool, undefined_before};
+use super::sequence::{Pool, last_begun, undefined_before};
 use super::undefined::{Undefined, is_meaningless, undefined};
 use iced_x86::{Code, Formatter, IntelFormatter};
 use std::fmt::{self, Write};
@@ -62,8 +62,16 @@ pub(crate) struct Tally {
 /// Mismatches of one form that are minimised and kept.
 pub(crate) const REPORTED: usize = 3;
 
-/// Stands for a vector where the software CPU panicked.
-const PANIC: u32 = u32::MAX;
+/// The outcome of a case that has none: the software CPU panicked, or the child is gone.
+fn lost(case: &Case) -> Outcome {
+    Outcome {
+        state: case.state.clone(),
+        vector: u32::MAX,
+        error: 0,
+        cr2: 0,
+        data: case.data,
+    }
+}
 
 /// Attempts to find operands that go together.
 const ATTEMPTS: usize = 200;
@@ -89,6 +97,13 @@ impl Cases {
         }
         None
     }
+}
+
+/// Where the outcomes of a case differ.
+fn compare(encoded: &Encoded, case: &Case, native: &Outcome, soft: &Outcome) -> Vec<String> {
+    let undefined = undefined_at(encoded, case, native.state.rip);
+    let begin = last_begun(encoded, native.state.rip);
+    differences(native, soft, &undefined, begin)
 }
 
 /// What is undefined where `case` ended, at `rip`.
@@ -120,18 +135,32 @@ impl Tester {
         }
     }
 
+    /// Executes up to [`BATCH`] cases on both CPUs at once.
+    fn both(&mut self, cases: &[Case]) -> (Vec<Outcome>, Vec<Outcome>) {
+        let started = self.native.start(cases);
+        let soft = cases.iter().map(|case| self.soft(case)).collect();
+        let native = started
+            .and_then(|()| self.native.finish())
+            .unwrap_or_else(|error| {
+                self.native = Native::new().expect("a child process starts");
+                if let [case] = cases {
+                    eprintln!("{error}: {:02x?}", &case.code[..case.code_len as usize]);
+                    return vec![lost(case)];
+                }
+                cases
+                    .iter()
+                    .flat_map(|case| self.both(std::slice::from_ref(case)).0)
+                    .collect()
+            });
+        (native, soft)
+    }
+
     /// Executes a case on the software CPU. A panic there is an outcome of its own.
     fn soft(&mut self, case: &Case) -> Outcome {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.guest.run(case)));
         outcome.unwrap_or_else(|_| {
             self.guest = Guest::new();
-            Outcome {
-                state: case.state.clone(),
-                vector: PANIC,
-                error: 0,
-                cr2: 0,
-                data: case.data,
-            }
+            lost(case)
         })
     }
 
@@ -158,19 +187,11 @@ impl Tester {
                 continue;
             }
             let cases: Vec<Case> = batch.iter().map(|(_, _, case)| case.clone()).collect();
-            self.native.start(&cases).expect("the child takes cases");
-            let soft: Vec<Outcome> = cases.iter().map(|case| self.soft(case)).collect();
-            let native = self.native.finish().unwrap_or_else(|error| {
-                panic!(
-                    "{error}, of {}",
-                    batch.iter().map(|(_, e, _)| name(e)).collect::<String>()
-                )
-            });
+            let (native, soft) = self.both(&cases);
             for (((index, encoded, case), soft), native) in batch.iter().zip(soft).zip(native) {
                 tally.cases += 1;
                 tally.completed += u64::from(native.vector == 3);
-                let undefined = undefined_at(encoded, case, native.state.rip);
-                if differences(&native, &soft, &undefined).is_empty() {
+                if compare(encoded, case, &native, &soft).is_empty() {
                     continue;
                 }
                 tally.differing += 1;
@@ -185,10 +206,8 @@ impl Tester {
 
     /// The differences of one case.
     fn differences(&mut self, encoded: &Encoded, case: &Case) -> Vec<String> {
-        let native = self.native.run(case).expect("the child takes a case");
-        let soft = self.soft(case);
-        let undefined = undefined_at(encoded, case, native.state.rip);
-        differences(&native, &soft, &undefined)
+        let (native, soft) = self.both(std::slice::from_ref(case));
+        compare(encoded, case, &native[0], &soft[0])
     }
 
     /// All about a mismatch: how to repeat it, and the least state that still shows it.

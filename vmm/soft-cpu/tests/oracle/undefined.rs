@@ -24,6 +24,10 @@ pub(crate) struct Undefined {
     pub(crate) memory: Vec<Range<u64>>,
     /// Which of #AC and another fault of the same access comes first.
     pub(crate) misaligned_order: bool,
+    /// Whether #AC is raised at all.
+    pub(crate) unaligned_check: bool,
+    /// Whether a store of no bytes can fault.
+    pub(crate) masked_store: bool,
     /// Which of several accesses faults first, and what those before it wrote.
     pub(crate) piecewise: bool,
     /// x87 registers after a fault.
@@ -55,6 +59,15 @@ pub(crate) fn undefined(instruction: &Instruction, state: &State) -> Undefined {
         flags_after_fault: false,
         // "Exceptions within each class are implementation-dependent" (SDM vol. 3, 7.9).
         misaligned_order: state.rflags & AC != 0,
+        // MOVUPS, MOVUPD, MOVDQU: #AC "may or may not be generated (depending on processor
+        // implementation)" for an operand that is not aligned.
+        unaligned_check: state.rflags & AC != 0 && instruction.memory_size().size() == 16,
+        // MASKMOVQ, MASKMOVDQU with a mask of zeros: "exceptions associated with addressing memory
+        // and page faults may still be signaled (implementation dependent)".
+        masked_store: matches!(
+            instruction.mnemonic(),
+            Mnemonic::Maskmovq | Mnemonic::Maskmovdqu
+        ),
         status: undefined_status(instruction.mnemonic()),
         tolerance: tolerance(instruction.mnemonic()),
         memory: undefined_memory(instruction, state),
@@ -84,7 +97,19 @@ fn is_piecewise(instruction: &Instruction) -> bool {
     parts
         || matches!(
             instruction.mnemonic(),
-            Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq
+            Mnemonic::Cmpsb
+                | Mnemonic::Cmpsw
+                | Mnemonic::Cmpsd
+                | Mnemonic::Cmpsq
+                | Mnemonic::Iret
+                | Mnemonic::Iretd
+                | Mnemonic::Iretq
+                | Mnemonic::Retf
+                | Mnemonic::Enter
+                | Mnemonic::Pusha
+                | Mnemonic::Pushad
+                | Mnemonic::Popa
+                | Mnemonic::Popad
         )
 }
 
