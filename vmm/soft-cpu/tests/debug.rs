@@ -2,9 +2,8 @@
 
 mod lab;
 
-use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use lab::{CODE, DATA, STUBS, assemble, frame, machine, put, put_word, run_to_halt, set_gate};
+use lab::{CODE, DATA, STUBS, assemble, machine, put, run_to_halt, set_gate};
 use soft_cpu::SoftCpu;
 
 #[test]

@@ -244,6 +244,20 @@ fn instructions_fault_with_their_vectors_and_codes() {
 }
 
 #[test]
+fn flags_that_are_overwritten_later_are_there_at_a_fault_between() {
+    let code = assemble(|a| {
+        a.mov(eax, -1)?;
+        a.add(eax, 1)?; // CF, ZF, AF, PF
+        a.mov(rbx, qword_ptr(0x4000_0000))?;
+        a.xor(ecx, ecx)?;
+        a.hlt()
+    });
+    let mut cpu = machine(4 << 20, &code);
+    assert_eq!(run_to_halt(&mut cpu), Some(14));
+    assert_eq!(frame(&cpu, true).flags, 1 << 16 | 0x57);
+}
+
+#[test]
 fn a_fault_in_the_delivery_of_a_fault_is_a_double_fault() {
     let mut cpu = machine(4 << 20, &assemble(|a| a.ud2()));
     // #UD's gate leads to a selector that is none: #GP, and #GP's is absent.
