@@ -65,6 +65,10 @@ pub(crate) fn translate(source: Source<'_>, limit: u64) -> Option<Block> {
         if decoder.last_error() == DecoderError::NoMoreBytes {
             break;
         }
+        if instruction.code() == Code::Pause {
+            let at = (instruction.ip() - START_AT) as usize;
+            instruction = pause_or_exchange(&source.bytes[at..at + instruction.len()], instruction);
+        }
         let lowered = operands(&instruction, START_AT, source.size);
         let (mut op, address) = (lowered.op, lowered.address);
         op.number = instructions as u8;
@@ -97,6 +101,21 @@ pub(crate) fn translate(source: Source<'_>, limit: u64) -> Option<Block> {
     }
     silence(&mut ops, &uses);
     Some(Block::new(ops, instructions, end - START_AT))
+}
+
+/// iced takes REP with REX.B in front of 0x90 for PAUSE. Processors exchange RAX with R8.
+fn pause_or_exchange(bytes: &[u8], pause: Instruction) -> Instruction {
+    const DS: u8 = 0x3E;
+    const REP: u8 = 0xF3;
+    const REX_B: u8 = 0x41;
+    if pause.code_size() != iced_x86::CodeSize::Code64 || bytes[bytes.len() - 2] & 0xF1 != REX_B {
+        return pause;
+    }
+    let plain: Vec<u8> = bytes
+        .iter()
+        .map(|byte| if *byte == REP { DS } else { *byte })
+        .collect();
+    Decoder::with_ip(64, &plain, pause.ip(), OPTIONS).decode()
 }
 
 fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Lowering {

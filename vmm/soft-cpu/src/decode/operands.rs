@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::flags::signed;
 use crate::op::{
     ADDRESS, HAS_MEMORY, Handler, Leave, Op, SEGMENT_BASES, START, THROUGH_STACK, WRITES, ZERO,
-    attempt, next,
+    next,
 };
 use crate::state::UNUSABLE;
 
@@ -228,11 +228,12 @@ fn writes_mark(instruction: &Instruction, size: CodeSize) -> u8 {
     }
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);
-    let writes = info.used_memory().iter().any(|memory| {
-        !matches!(
-            memory.access(),
-            OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
-        ) && memory.base() == instruction.memory_base()
+    let writes = (0..instruction.op_count()).any(|i| {
+        instruction.op_kind(i) == OpKind::Memory
+            && !matches!(
+                info.op_access(i),
+                OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
+            )
     });
     if writes { WRITES } else { 0 }
 }
@@ -299,16 +300,17 @@ fn prepare_long(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     next(core, rest)
 }
 
-/// Outside 64-bit mode segments have limits, and addresses 32 bits.
+/// Outside 64-bit mode segments have limits, and addresses 32 bits. An operand that its segment does
+/// not permit gets an address that no access permits either: so the fault comes when the operand is
+/// accessed, behind those that precede it, and never for one that is not, such as a NOP's.
 fn prepare_checked(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    const NOT_CANONICAL: u64 = 1 << 63;
     let offset = offset(core, op);
     let segment = usize::from(op.dst - SEGMENT_BASES);
-    let linear = attempt!(
-        core,
-        op,
-        core.segment_address_for(segment, offset, u64::from(op.extra), op.marks & WRITES != 0)
-    );
-    core.regs[usize::from(ADDRESS)] = linear;
+    let (len, write) = (u64::from(op.extra), op.marks & WRITES != 0);
+    let linear = core.segment_address_for(segment, offset, len, write);
+    core.regs[usize::from(ADDRESS)] =
+        linear.unwrap_or_else(|_| NOT_CANONICAL | core.segment_base(segment).wrapping_add(offset));
     next(core, rest)
 }
 

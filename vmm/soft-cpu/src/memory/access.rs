@@ -153,7 +153,7 @@ impl Core {
     /// if it begins in one.
     fn check_canonical(&self, address: u64, len: usize) -> Result<(), Fault> {
         let last = address.wrapping_add(len as u64 - 1);
-        if self.paging() && !(is_canonical(address) && is_canonical(last)) {
+        if !(is_canonical(address) && is_canonical(last)) {
             return Err(Fault::NonCanonical);
         }
         Ok(())

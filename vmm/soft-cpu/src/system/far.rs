@@ -8,7 +8,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use crate::core::{CodeSize, Core, reg, seg};
 use crate::decode::Lowering;
 use crate::fault::{Fault, vector};
-use crate::flags::{NT, RF};
+use crate::flags::{NT, RF, TF};
 use crate::memory::paging::is_canonical;
 use crate::op::{HAS_MEMORY, Op, THROUGH_STACK};
 use crate::state::Segment;
@@ -122,8 +122,10 @@ fn iret(core: &mut Core, op: &Op) -> Result<(), Fault> {
         core.set_stack_pointer(popped);
     }
     core.leave_to(rip, code, level, stack);
+    let stepped = core.system_flags & TF != 0;
     core.set_flags_as(from_level, flags, bytes);
-    if core.has_breakpoints && bytes > 2 {
+    // Nobody else can see it.
+    if (core.has_breakpoints || stepped) && bytes > 2 {
         core.system_flags = core.system_flags & !RF | flags & RF;
     }
     Ok(())

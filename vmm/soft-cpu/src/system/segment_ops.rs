@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
-use crate::core::{Core, seg};
+use crate::core::{Core, cr0, seg};
 use crate::decode::{Lowering, segment_number, size_of};
 use crate::fault::Fault;
 use crate::flags::{ZF, flag};
@@ -152,6 +152,27 @@ fn verw(core: &mut Core, op: &Op) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The requested privilege level of the first selector becomes no more privileged than that of the
+/// second. Undefined in real mode, which this CPU enters only with 16-bit code.
+fn arpl(core: &mut Core, op: &Op) -> Result<(), Fault> {
+    if core.cr0 & cr0::PE == 0 {
+        return Err(Fault::UNDEFINED);
+    }
+    let selector = selector_operand(core, op, op.dst)?;
+    let level = rpl(core.get::<1>(op.src) as u16);
+    let raised = rpl(selector) < level;
+    if raised {
+        let selector = u64::from(selector & !3 | u16::from(level));
+        if op.has_memory() {
+            core.store::<1>(core.address(op), selector)?;
+        } else {
+            core.set::<1>(op.dst, selector);
+        }
+    }
+    note_zero(core, raised);
+    Ok(())
+}
+
 pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering> {
     use Mnemonic::*;
     let first = instruction.op0_register();
@@ -207,6 +228,7 @@ pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering>
                 handler!(lsl)
             })
         }
+        Arpl => Lowering::of(handler!(arpl)),
         Verr => Lowering::of(handler!(verr)),
         Verw => Lowering::of(handler!(verw)),
         _ => return None,

@@ -164,6 +164,9 @@ fn store(core: &mut Core, op: &Op) -> Result<(), Fault> {
     let store = core.fpu.memory_store(op.extra);
     if let Some(value) = store.bytes {
         core.store_bytes(address, &value.to_le_bytes()[..op.imm as usize])?;
+    } else {
+        // An unmasked exception keeps the store from happening, but not from faulting.
+        core.probe_write(address, op.imm as usize)?;
     }
     if !control {
         note(core, op, Some(address));

@@ -193,7 +193,8 @@ impl Filler {
                     *byte = random.next() as u8;
                 }
                 if random.one_in(12) {
-                    image[26 + random.below(2) as usize] = 1 << random.below(8);
+                    // A reserved bit of MXCSR, as in `random_mxcsr_word`.
+                    image[26..28].copy_from_slice(&random.pick(&[1u16, 4, 1 << 8, 1 << 15]).to_le_bytes());
                 }
                 image
             }

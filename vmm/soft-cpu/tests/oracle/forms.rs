@@ -102,6 +102,9 @@ pub(crate) fn exemption(code: Code, mode: Mode) -> Option<&'static str> {
         // APM vol. 3, LSS: "A 64-bit operand size ... is not supported"; likewise far JMP and CALL.
         // APM vol. 3, PREFETCH: "the operand is not memory: #UD".
         Reservednop if is_amd() && is_0f0d(code) => "this host is AMD's, whose CPUs lack the form",
+        Movsxd if code == Code::Movsxd_r16_rm16 && is_amd() => {
+            "on AMD's CPUs it reads 32 bits (APM vol. 3, MOVSXD)"
+        }
         _ if !on_amd && is_amd() => "this host is AMD's, whose CPUs lack the form",
         _ => return None,
     })

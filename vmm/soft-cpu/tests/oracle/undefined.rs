@@ -87,6 +87,8 @@ fn is_piecewise(instruction: &Instruction) -> bool {
         MemorySize::SegPtr16
             | MemorySize::SegPtr32
             | MemorySize::SegPtr64
+            | MemorySize::Float80
+            | MemorySize::Bcd
             | MemorySize::FpuEnv14
             | MemorySize::FpuEnv28
             | MemorySize::FpuState94
