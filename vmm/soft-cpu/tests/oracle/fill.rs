@@ -194,7 +194,8 @@ impl Filler {
                 }
                 if random.one_in(12) {
                     // A reserved bit of MXCSR, as in `random_mxcsr_word`.
-                    image[26..28].copy_from_slice(&random.pick(&[1u16, 4, 1 << 8, 1 << 15]).to_le_bytes());
+                    image[26..28]
+                        .copy_from_slice(&random.pick(&[1u16, 4, 1 << 8, 1 << 15]).to_le_bytes());
                 }
                 image
             }

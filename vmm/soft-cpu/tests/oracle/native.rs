@@ -172,7 +172,8 @@ impl Drop for Native {
 }
 
 /// Starts a program that stops at its first instruction, for its parent to trace. Its address space
-/// is not randomised, its environment is empty, its standard output is `output`.
+/// is not randomised, its standard output is `output`, and of the environment it gets what keeps
+/// glibc from sharing memory with the kernel's scheduler (`rseq`), whose writes come at any time.
 ///
 /// # Errors
 ///
@@ -186,6 +187,7 @@ pub(crate) fn spawn_traced(
     command
         .args(arguments)
         .env_clear()
+        .env("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
         .stdin(Stdio::null())
         .stdout(output);
     // SAFETY: the closure makes two system calls and allocates nothing.

@@ -99,7 +99,8 @@ fn is_piecewise(instruction: &Instruction) -> bool {
     parts
         || matches!(
             instruction.mnemonic(),
-            Mnemonic::Cmpsb
+            Mnemonic::Bound
+                | Mnemonic::Cmpsb
                 | Mnemonic::Cmpsw
                 | Mnemonic::Cmpsd
                 | Mnemonic::Cmpsq

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 
 fn main() {
-    let mut numbers: Vec<u64> =
-        (0..200).scan(1u64, |x, _| {
-            *x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    let mut numbers: Vec<u64> = (0..40)
+        .scan(1u64, |x, _| {
+            *x = x
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             Some(*x >> 20)
         })
         .collect();
@@ -19,7 +21,7 @@ fn main() {
         *words.entry(word.to_owned()).or_insert(0u32) += 1;
     }
 
-    let root = (1..60).fold(0.0f64, |sum, x| sum + f64::from(x).sqrt() / 3.0);
+    let root = (1..20).fold(0.0f64, |sum, x| sum + f64::from(x).sqrt() / 3.0);
     let single = (1..40).fold(1.0f32, |product, x| product * (1.0 + 1.0 / x as f32));
     let text = format!("{root:.12} {single:e} {sum:#x} {words:?}");
     let parsed: f64 = text.split(' ').next().unwrap().parse().unwrap();
