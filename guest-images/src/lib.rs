@@ -6,6 +6,8 @@
 //! be replayed on every CPU backend.
 #![forbid(unsafe_code)]
 
+pub mod linux;
+
 /// A guest program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guest {

@@ -1,5 +1,7 @@
 //! The commands for people, run as processes: what they print, and how they end.
 
+mod benchmarks;
+mod configuration;
 #[path = "../harness/mod.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 mod harness;
@@ -81,7 +83,7 @@ fn fresh_dir(name: &str) -> PathBuf {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    let commands: [&[&str]; 24] = [
+    let commands: [&[&str]; 25] = [
         &["run"],
         &["backup"],
         &["gateway"],
@@ -90,6 +92,7 @@ fn every_command_has_help_with_an_example() {
         &["recover"],
         &["replay"],
         &["doctor"],
+        &["bench"],
         &["log"],
         &["log", "info"],
         &["log", "dump"],

@@ -1,6 +1,8 @@
 //! Durations counted in buckets of an eighth of a power of two: percentiles of millions of samples
 //! in 4 KiB, at most 12.5 % too high.
 
+use std::ops::AddAssign;
+
 const BUCKETS_PER_POWER: u64 = 8;
 const BUCKETS: usize = 64 * BUCKETS_PER_POWER as usize;
 
@@ -82,6 +84,16 @@ impl Histogram {
     }
 }
 
+impl AddAssign<&Histogram> for Histogram {
+    fn add_assign(&mut self, other: &Histogram) {
+        for (sum, count) in self.buckets.iter_mut().zip(other.buckets.iter()) {
+            *sum += count;
+        }
+        self.count += other.count;
+        self.max_ns = self.max_ns.max(other.max_ns);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +108,17 @@ mod tests {
                 assert!(bound - ns <= ns / 8, "{bound} too far above {ns}");
             }
         }
+    }
+
+    #[test]
+    fn a_sum_has_the_quantiles_of_all_samples() {
+        let (mut low, mut high) = (Histogram::default(), Histogram::default());
+        (0..90).for_each(|_| low.record(1_000));
+        (0..10).for_each(|_| high.record(5_000_000));
+        low += &high;
+        assert_eq!((low.count(), low.max_ns()), (100, 5_000_000));
+        assert!(low.quantile_ns(0.9) < 1_200, "{}", low.quantile_ns(0.9));
+        assert_eq!(low.quantile_ns(0.91), 5_000_000);
     }
 
     #[test]

@@ -102,6 +102,27 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A guest that never ran leaves nothing, not even the directory that was made for it.
+#[test]
+fn a_log_without_an_entry_is_taken_away_when_it_is_closed() {
+    let dir = temp();
+    let made = dir.path().join("made");
+    let mut writer = Writer::create(&made, log_start(), SMALL).expect("a new log");
+    let live = Token { won: true, ..TOKEN };
+    writer.set_token(live).expect("another token");
+    writer.close().expect("closed");
+    assert!(!made.exists());
+
+    let given = dir.path().join("given");
+    fs::create_dir(&given).expect("a directory");
+    let writer = Writer::create(&given, log_start(), SMALL).expect("a new log");
+    writer.close().expect("closed");
+    assert_eq!(fs::read_dir(&given).expect("still there").count(), 0);
+
+    write(&made, &entries(1), 1, SMALL);
+    assert_eq!(read(&made).expect("a log").len(), 1);
+}
+
 #[test]
 fn golden_header_of_format_version_1() {
     let dir = temp();

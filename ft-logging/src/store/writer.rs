@@ -61,6 +61,8 @@ pub struct LogStart {
 /// acknowledgement waits for it (LOG-6).
 pub struct Writer {
     dir: PathBuf,
+    /// The directory did not exist before.
+    made: bool,
     /// Locked as long as it is open.
     _lock: File,
     options: Options,
@@ -84,11 +86,15 @@ impl Writer {
     pub fn create(dir: &Path, start: LogStart, options: Options) -> Result<Self> {
         let made = !dir.exists();
         fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
-        Self::create_in(dir, start, options).inspect_err(|_| {
+        let created = Self::create_in(dir, start, options).inspect_err(|_| {
             if made {
                 // Fails if anything is in it, and then it is not ours to remove.
                 let _ = fs::remove_dir(dir);
             }
+        });
+        created.map(|mut writer| {
+            writer.made = made;
+            writer
         })
     }
 
@@ -109,6 +115,7 @@ impl Writer {
         let segment = begin_segment(dir, &header)?;
         Ok(Writer {
             dir: dir.into(),
+            made: false,
             _lock: lock,
             options,
             header,
@@ -172,6 +179,7 @@ impl Writer {
         }
         let mut writer = Writer {
             dir: dir.into(),
+            made: false,
             _lock: lock,
             options,
             header: header.clone(),
@@ -183,6 +191,12 @@ impl Writer {
         };
         writer.set_token(token)?;
         Ok((writer, torn))
+    }
+
+    /// The directory of the log.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The place behind the last entry appended.
@@ -285,13 +299,28 @@ impl Writer {
         self.unless_stopped(Writer::write_to_disk)
     }
 
-    /// Ends the writing, with everything on the disk.
+    /// Ends the writing, with everything on the disk. A log that was created here and got no entry is
+    /// taken away again: its machine never ran.
     ///
     /// # Errors
     ///
     /// As [`Writer::append`].
     pub fn close(mut self) -> Result<()> {
+        if self.is_untouched() {
+            let path = self.path();
+            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            if self.made {
+                // Fails if somebody has put something else into it.
+                let _ = fs::remove_dir(&self.dir);
+            }
+            return Ok(());
+        }
         self.sync()
+    }
+
+    /// Nothing was ever appended, whatever the token is by now.
+    fn is_untouched(&self) -> bool {
+        self.header.number == 1 && !self.holds_entries()
     }
 
     /// Says under which token the node goes on: what follows stands in a segment of its own.

@@ -10,6 +10,7 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::db::{Db, DbError, LOG, blocking, encode, put};
 use crate::raft::{Entry, LogId, StorageError, StorageIOError, TypeConfig, Vote};
+use crate::types::ServerId;
 
 const VOTE: &str = "vote";
 const PURGED: &str = "purged";
@@ -30,6 +31,25 @@ impl Log {
     ) -> Result<(), DbError> {
         let db = self.0.clone();
         blocking(move || db.durable(change)).await
+    }
+}
+
+/// A server that led when its process ended comes back as a follower.
+///
+/// openraft would let it lead on at once, without an election, and would answer reads from what it
+/// had applied when it first led, as far as the disk has that: entries that were committed, and
+/// answered, would be missing (TAS-1). With its vote for itself not granted by others any more, it
+/// has to be elected, and reads wait for the first entry of the new term.
+pub(super) fn step_down(db: &Db, server: ServerId) -> Result<(), DbError> {
+    match db.get::<Vote>(VOTE)? {
+        Some(vote) if vote.committed && vote.leader_id.voted_for() == Some(server) => {
+            let vote = Vote {
+                committed: false,
+                ..vote
+            };
+            db.put(VOTE, &vote)
+        }
+        _ => Ok(()),
     }
 }
 

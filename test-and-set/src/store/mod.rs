@@ -161,7 +161,7 @@ impl Store {
         Ok(Self { db, identity, path })
     }
 
-    /// Opens the store of a server.
+    /// Opens the store of a server, which leads no more if it did.
     pub(crate) fn open(dir: &Path, server: ServerId) -> Result<Self, StoreError> {
         let path = dir.join(FILE_NAME);
         match path.try_exists() {
@@ -170,15 +170,15 @@ impl Store {
             Err(source) => return Err(StoreError::Io { path, source }),
         }
         let store = Self::read(&path)?;
-        if store.identity.server == server {
-            Ok(store)
-        } else {
-            Err(StoreError::OtherServer {
+        if store.identity.server != server {
+            return Err(StoreError::OtherServer {
                 path,
                 stored: store.identity.server,
                 given: server,
-            })
+            });
         }
+        log::step_down(&store.db, server).map_err(|error| explain(&path, error))?;
+        Ok(store)
     }
 
     fn read(path: &Path) -> Result<Self, StoreError> {

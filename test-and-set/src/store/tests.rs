@@ -64,6 +64,24 @@ async fn tas_2_a_vote_survives_a_crash() {
     }
 }
 
+/// TAS-1: openraft lets a leader that comes back lead on, and read what it had applied long ago.
+#[tokio::test]
+async fn tas_1_a_leader_that_comes_back_must_be_elected_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::new(create(dir.path()).db);
+    let mine = Vote::new_committed(7, ServerId(1));
+    log.save_vote(&mine).await.unwrap();
+    let (_copy, mut found) = crashed(&dir);
+    assert_eq!(
+        found.read_vote().await.unwrap(),
+        Some(Vote::new(7, ServerId(1)))
+    );
+    let other = Vote::new_committed(7, ServerId(2));
+    log.save_vote(&other).await.unwrap();
+    let (_copy, mut found) = crashed(&dir);
+    assert_eq!(found.read_vote().await.unwrap(), Some(other));
+}
+
 /// TAS-2: an entry is on disk when the log says so, before it is counted.
 #[tokio::test]
 async fn tas_2_an_entry_survives_a_crash() {

@@ -113,11 +113,8 @@ fn serve_when_asked() {
     });
 }
 
-/// TAS-2: each server in turn, and then all at once, are killed with SIGKILL while
-/// claims are made; whoever won has won for ever.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tas_2_winners_survive_sigkill() {
-    let dir = tempfile::tempdir().unwrap();
+/// Three servers of one cluster, and where they listen.
+fn three(dir: &Path) -> (Vec<Process>, [String; 3]) {
     let listen = [1, 2, 3].map(|_| format!("{}:7000", own_ip()));
     let mut servers = Vec::new();
     for id in [2, 3, 1] {
@@ -125,7 +122,7 @@ async fn tas_2_winners_survive_sigkill() {
             1 => format!("init {} {}", listen[1], listen[2]),
             _ => "join".to_owned(),
         };
-        let dir = dir.path().join(id.to_string());
+        let dir = dir.join(id.to_string());
         servers.push(Process::start(
             id,
             &dir,
@@ -133,14 +130,42 @@ async fn tas_2_winners_survive_sigkill() {
             &mode,
         ));
     }
-    let client = || {
-        Client::new(ClientConfig {
-            total_timeout: PATIENCE,
-            ..ClientConfig::new(listen.clone())
-        })
-    };
-    let mut one = client();
-    let mut two = client();
+    (servers, listen)
+}
+
+fn client(listen: &[String]) -> Client {
+    Client::new(ClientConfig {
+        total_timeout: PATIENCE,
+        ..ClientConfig::new(listen.to_vec())
+    })
+}
+
+/// TAS-1: what was answered before all servers were killed is read after they are back, at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tas_1_a_read_after_all_were_killed_sees_what_was_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut servers, listen) = three(dir.path());
+    for round in 0..4 {
+        let name = format!("vm{round}");
+        // A new client asks whoever leads first.
+        Pair::create(&mut client(&listen), &name).await;
+        tokio::task::block_in_place(|| {
+            servers.iter_mut().for_each(Process::kill);
+            servers.iter_mut().for_each(Process::restart);
+        });
+        let record = client(&listen).read(name.parse().unwrap()).await;
+        let record = record.expect("the servers are back");
+        assert!(record.is_some(), "round {round}: {name} was created");
+    }
+}
+
+/// TAS-2: each server in turn, and then all at once, are killed with SIGKILL while
+/// claims are made; whoever won has won for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tas_2_winners_survive_sigkill() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut servers, listen) = three(dir.path());
+    let [mut one, mut two] = [client(&listen), client(&listen)];
     let mut decided = Vec::new();
     for round in 0..12 {
         let pair = Pair::create(&mut one, &format!("vm{round}")).await;

@@ -270,7 +270,7 @@ impl SoftCpu {
         let linear = if self.core.code_size == CodeSize::Long {
             self.core.rip
         } else {
-            match self.core.segment_address(seg::CS, self.core.rip, 1) {
+            match self.core.code_address(self.core.rip) {
                 Ok(linear) => linear,
                 Err(fault) => return self.fetch_fault(fault),
             }

@@ -48,6 +48,26 @@ fn a_loop_that_rewrites_itself_counts_what_it_wrote() {
 }
 
 #[test]
+fn a_page_that_becomes_code_is_watched_from_then_on() {
+    // The page is written before it holds code, so the way for writes to it is open.
+    let function = DATA + 0x100;
+    let code = assemble(|a| {
+        a.mov(rdi, function)?;
+        a.mov(dword_ptr(rdi), 0xC3_05B0)?; // mov al, 5; ret
+        a.mov(byte_ptr(rdi + 0x40), al)?;
+        a.call(rdi)?;
+        a.mov(ebx, eax)?;
+        a.mov(byte_ptr(rdi + 1), 9)?;
+        a.call(rdi)?;
+        a.hlt()
+    });
+    let mut cpu = machine(4 << 20, &code);
+    assert_eq!(run_to_halt(&mut cpu), None);
+    assert_eq!(cpu.state().general[3] as u8, 5);
+    assert_eq!(cpu.state().general[0] as u8, 9);
+}
+
+#[test]
 fn code_is_found_again_through_another_mapping() {
     // 0x4000_0000 maps the code's page too, writable.
     let alias = 0x4000_0000u64;

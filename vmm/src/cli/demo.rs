@@ -1,47 +1,27 @@
-//! `ftvm demo`: the whole story on one machine, checked.
-//!
-//! ```text
-//!   arbiter 1 2 3 ◀──── claim ────┐
-//!                          ┌── primary ─┐ log
-//!   clients ── gateway ────┤     │ ◀────┘ (through a proxy that can be cut: --kill partition)
-//!   (this process)         └── backup
-//! ```
-//!
-//! Everything but the clients runs as a process of its own, in a directory that goes away with the
-//! demo.
+//! `ftvm demo`: the whole story on one machine, checked. `cli/stage` has the processes.
 
-mod client;
 mod evidence;
 mod keep;
-mod meter;
-mod observe;
-mod process;
-mod proxy;
 mod report;
-mod resp;
 mod scenario;
-mod stage;
 mod view;
-mod workload;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
-use self::process::Who;
 use self::report::{Figures, Report};
-use self::stage::Stage;
 use self::view::{Paint, View};
+use super::cpu::CpuChoice;
 use super::output::json_line;
+use super::stage::process::Who;
+use super::stage::{Setting, Stage};
+use crate::cpu::Backend;
 
 /// How long the second run's load lasts at most, in seconds.
 const SECOND_RUN_S: f64 = 4.0;
-
-/// The exit status after Ctrl-C, as shells have it.
-const INTERRUPTED: u8 = 130;
 
 /// Kill one half of a protected guest in mid-load, and check that nobody noticed.
 #[derive(Debug, Args)]
@@ -78,6 +58,9 @@ pub(super) struct DemoArgs {
     /// The embedded guest. The clients need a key-value server.
     #[arg(long, value_name = "GUEST", default_value = "kv")]
     guest: String,
+    /// The CPU that runs the guest.
+    #[arg(long, value_enum, value_name = "CPU", default_value_t)]
+    cpu: CpuChoice,
     /// A peer that is silent for this long is suspected, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     detect: u64,
@@ -150,7 +133,26 @@ struct Plan {
     keep: bool,
     port: u16,
     guest: String,
+    cpu: Backend,
     detect_ms: u64,
+}
+
+impl Plan {
+    fn setting(&self) -> Setting {
+        Setting {
+            name: "demo",
+            guest: self.guest.clone(),
+            cpu: self.cpu,
+            protected: true,
+            arbiter: None,
+            detect_ms: self.detect_ms,
+            port: self.port,
+            repeat: self.repeat,
+            capture: true,
+            cable: self.kill.needs_cable(),
+            log: self.keep,
+        }
+    }
 }
 
 /// `ftvm demo`.
@@ -164,6 +166,7 @@ pub(super) fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         keep: args.keep,
         port: args.port,
         guest: args.guest,
+        cpu: args.cpu.backend(),
         detect_ms: args.detect,
     };
     // Where the guest's port does not move the gateway has nothing to repeat.
@@ -178,7 +181,7 @@ pub(super) fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
             view.heading("With the gateway's repeat");
         }
         let Some(first) = perform(&plan, &mut view, out).await? else {
-            return Ok(ExitCode::from(INTERRUPTED));
+            return Ok(ExitCode::from(super::INTERRUPTED));
         };
         let mut second = None;
         if twice && first.good() {
@@ -190,7 +193,7 @@ pub(super) fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
             };
             second = perform(&plan, &mut view, out).await?;
             if second.is_none() {
-                return Ok(ExitCode::from(INTERRUPTED));
+                return Ok(ExitCode::from(super::INTERRUPTED));
             }
         }
         let report = Report::new(&first, second.as_ref());
@@ -224,13 +227,13 @@ impl Out {
 
 /// Makes one run, of which no process is left afterwards; `None` if it was interrupted.
 async fn perform(plan: &Plan, view: &mut View, out: Out) -> anyhow::Result<Option<Figures>> {
-    let mut stage = Stage::new()?;
+    let mut stage = Stage::new(plan.setting())?;
     let played = tokio::select! {
         result = async {
-            stage.raise(plan, view).await?;
+            stage.raise(view).await?;
             scenario::play(plan, &mut stage, view).await
         } => result.map(Some),
-        result = interrupted() => result.map(|()| None),
+        result = super::interrupted() => result.map(|()| None),
     };
     view.clear();
     let mut kept = Ok(());
@@ -238,7 +241,7 @@ async fn perform(plan: &Plan, view: &mut View, out: Out) -> anyhow::Result<Optio
         out.report(&Report::new(figures, None))?;
         kept = tokio::select! {
             never = keep::keep(&mut stage, view) => never,
-            result = interrupted() => result,
+            result = super::interrupted() => result,
         };
     }
     stage.close().await;
@@ -256,17 +259,4 @@ async fn perform(plan: &Plan, view: &mut View, out: Out) -> anyhow::Result<Optio
         stage.forget();
     }
     kept.and(played)
-}
-
-/// Waits for Ctrl-C, or to be asked to end in another way.
-async fn interrupted() -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
-    Ok(())
 }

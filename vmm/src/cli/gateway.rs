@@ -33,6 +33,11 @@ pub(super) struct GatewayArgs {
     /// For how long frames are kept to be repeated, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 600)]
     repeat_window: u64,
+    /// For how long the gateway's own acknowledgements wait for a client's data to go with, in
+    /// milliseconds; 0 acknowledges at once. Each that goes by itself is one more frame that the
+    /// guest must take and its log must carry.
+    #[arg(long, value_name = "MS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=500))]
+    ack_delay: u64,
     /// Capture what crosses the guest's port, as pcap.
     #[arg(long, value_name = "FILE")]
     capture: Option<PathBuf>,
@@ -61,6 +66,7 @@ pub(super) fn gateway(args: GatewayArgs) -> anyhow::Result<ExitCode> {
             forwards: args.forward,
             repeat: !args.no_repeat,
             repeat_window: Duration::from_millis(args.repeat_window),
+            ack_delay: Duration::from_millis(args.ack_delay),
             capture: args.capture,
             ..GatewayConfig::new(args.listen)
         })

@@ -3,22 +3,29 @@
 //! Data goes to standard output, everything said to a person on the way to standard error. Exit
 //! status 0 means success, 2 a command line that makes no sense, anything else a failure.
 
+mod amount;
 mod arbiter;
+mod bench;
+mod config;
 mod control;
+mod cpu;
 mod demo;
 mod doctor;
 mod gateway;
+mod image;
 mod log;
 mod node;
 mod nodes;
 mod output;
 mod replay;
+mod stage;
 mod status;
 mod text;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Keeps a virtual machine running when the host under it dies.
 #[derive(Debug, Parser)]
@@ -48,6 +55,8 @@ enum Command {
     Arbiter(arbiter::ArbiterArgs),
     /// The guest's user-mode network: a switch with host port forwards.
     Gateway(gateway::GatewayArgs),
+    /// Linux guests from Debian's packages: build, list, show, remove.
+    Image(image::ImageArgs),
     /// How this host's nodes are: protected or not, why, and what to do.
     Status(status::StatusArgs),
     /// Ask something of a running VM: pause, power button, failover, ...
@@ -58,6 +67,8 @@ enum Command {
     Log(log::LogArgs),
     /// Kill one half of a protected guest in mid-load, and check that nobody noticed.
     Demo(demo::DemoArgs),
+    /// What protection costs, and how fast a failover is.
+    Bench(bench::BenchArgs),
     /// Run a recorded log again, and check every digest, interrupt and output.
     Replay(replay::ReplayArgs),
     /// What this host can do, what it cannot hide from a guest, and what to do about it.
@@ -67,18 +78,26 @@ enum Command {
 /// Runs the program and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    let ftvm = Ftvm::parse();
+    let ftvm = match config::expand(&Ftvm::command(), std::env::args_os().collect()) {
+        Ok(words) => Ftvm::parse_from(words),
+        Err(error) => {
+            eprintln!("ftvm: {error:#}");
+            return ExitCode::from(SENSELESS);
+        }
+    };
     output::init_tracing();
     let result = match ftvm.command {
         Command::Run(args) => node::run(args),
         Command::Backup(args) => node::backup(args),
         Command::Arbiter(args) => arbiter::arbiter(args),
         Command::Gateway(args) => gateway::gateway(args),
+        Command::Image(args) => image::image(args),
         Command::Status(args) => status::status(args),
         Command::Control(args) => control::control(args),
         Command::Recover(args) => control::recover(args),
         Command::Log(args) => log::log(args),
         Command::Demo(args) => demo::demo(args),
+        Command::Bench(args) => bench::bench(args),
         Command::Replay(args) => replay::replay(args),
         Command::Doctor(args) => doctor::doctor(args),
     };
@@ -97,4 +116,23 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
         .enable_all()
         .build()?
         .block_on(future)
+}
+
+/// The exit status after a command line that makes no sense, as clap has it.
+const SENSELESS: u8 = 2;
+
+/// The exit status after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Waits for Ctrl-C, or to be asked to end in another way.
+async fn interrupted() -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
 }

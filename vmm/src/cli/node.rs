@@ -14,13 +14,20 @@ use test_and_set::types::{ClusterId, VmName};
 use test_and_set::{ClientConfig, Server, ServerHandle};
 use tokio::sync::mpsc;
 
+use super::amount::Keep;
+use super::cpu::CpuChoice;
 use super::output::json_line;
 use crate::machine::{BootImages, boot};
-use crate::node::{ConsoleSink, End, NetLink, Node, NodeConfig, NodeState, Notice, RoleConfig};
+use crate::node::{
+    ConsoleSink, End, Fuse, LogConfig, NetLink, Node, NodeConfig, NodeState, Notice, RoleConfig,
+};
 
 /// What both roles are told; a pair must be told the same.
 #[derive(Clone, Debug, Args)]
 struct NodeArgs {
+    /// Take what is not said here from a TOML file, whose keys are the flags' names.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The VM's name.
     #[arg(long, default_value = "kv")]
     name: VmName,
@@ -41,6 +48,9 @@ struct NodeArgs {
         hide_default_value = true
     )]
     append: String,
+    /// The CPU that runs the guest.
+    #[arg(long, value_enum, value_name = "CPU", default_value_t)]
+    cpu: CpuChoice,
     /// RAM in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     memory: u32,
@@ -69,15 +79,25 @@ struct NodeArgs {
     /// Write the log to this directory, which must be empty or new.
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
-    /// At this many bytes recording stops; the VM goes on.
-    #[arg(long, value_name = "BYTES", default_value_t = Options::default().keep_bytes)]
-    log_keep: u64,
+    /// At this size or age of the log recording stops; the VM goes on. Such as 500MiB or 24h;
+    /// without a size it stops at 16 GiB.
+    #[arg(
+        long,
+        value_name = "SIZE|AGE",
+        requires = "log",
+        default_value = "16GiB",
+        hide_default_value = true
+    )]
+    log_keep: Keep,
     /// The control socket, for `ftvm status` and `ftvm control`.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// This node's name for people.
     #[arg(long, value_name = "TEXT")]
     node: Option<String>,
+    /// For tests: the node dies at this point.
+    #[arg(long, value_name = "NAME[:N]", hide = true)]
+    failpoint: Option<Fuse>,
     /// Say what happens as JSON lines on standard output. The console then goes nowhere, unless to
     /// a file.
     #[arg(long)]
@@ -91,6 +111,14 @@ Examples:
   ftvm run --alone                           the kv guest, unprotected, its console here
   ftvm run --net gateway=127.0.0.1:7500      waits for `ftvm backup`, then runs protected
   ftvm run --alone --guest noise --log /tmp/log --append rounds=50
+  ftvm run --config vm.toml --detect 200     flags win over the file, which may say
+
+      name = \"kv\"
+      memory = 128
+      net = \"gateway=127.0.0.1:7500\"
+      arbiter = [\"127.0.0.1:7301\", \"127.0.0.1:7302\", \"127.0.0.1:7303\"]
+      log = \"/var/lib/ftvm/kv\"
+      log-keep = \"24h\"
 
 Ctrl-C ends the VM; SIGTERM hands it over to the backup.")]
 pub(super) struct RunArgs {
@@ -107,8 +135,9 @@ pub(super) struct RunArgs {
 /// Replay a running guest, and go on with it when its primary dies.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
   ftvm backup --primary 127.0.0.1:7400 --net gateway=127.0.0.1:7500 --arbiter 127.0.0.1:7301
+  ftvm backup --config vm.toml --primary 127.0.0.1:7400
 
 Give the same --guest, --memory, --append and --mac as to `ftvm run`: the handshake compares them.")]
 pub(super) struct BackupArgs {
@@ -227,10 +256,12 @@ impl NodeArgs {
         client.cluster = self.cluster;
         // A question is asked again by the protocol, which must not wait for long in between.
         client.total_timeout = std::time::Duration::from_millis(2 * self.detect);
-        let options = Options {
-            keep_bytes: self.log_keep,
-            ..Options::default()
-        };
+        let mut options = Options::default();
+        let mut keep_for = None;
+        match self.log_keep {
+            Keep::Size(bytes) => options.keep_bytes = bytes,
+            Keep::Age(age) => keep_for = Some(age),
+        }
         Ok(NodeConfig {
             vm: self.name.clone(),
             node: self
@@ -239,6 +270,7 @@ impl NodeArgs {
                 .unwrap_or_else(|| format!("{}-{role_name}", host_name())),
             role,
             images: self.images()?,
+            cpu: self.cpu.backend(),
             memory_mib: self.memory,
             mac: self.mac.0,
             arbiter: client,
@@ -246,11 +278,16 @@ impl NodeArgs {
             net: self.net.0.clone(),
             console,
             timing: Timing::new(self.detect, self.max_lag),
-            log: self.log.clone().map(|dir| (dir, options)),
+            log: self.log.clone().map(|dir| LogConfig {
+                dir,
+                options,
+                keep_for,
+            }),
             control: self
                 .control
                 .clone()
                 .unwrap_or_else(|| super::output::control_socket(self.name.as_str(), role_name)),
+            fuse: self.failpoint.clone().unwrap_or_default(),
         })
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::nodes::NodeChoice;
 use super::output::json_line;
 use super::text::{Table, Tone, bytes, count, print, span_ms, toned};
-use crate::node::{NodeState, NodeStatus};
+use crate::node::{LogSpace, NodeState, NodeStatus};
 
 /// The exit status when no node answers.
 const NO_NODE: u8 = 3;
@@ -147,10 +147,29 @@ fn figures(status: &NodeStatus) -> Table {
         (Some(true), Some(ms)) => format!("answers; the claim took {ms:.1} ms"),
     };
     table.pair("  arbiter", arbiter);
-    if let Some(size) = status.log_on_disk_bytes {
-        table.pair("  log on disk", bytes(size));
+    if let Some(log) = &status.log_on_disk {
+        table.pair("  log on disk", log_space(log));
+        table.pair("", &log.dir);
     }
     table
+}
+
+/// A log on disk: how it is, how much of its bounds is used, and what the disk has left.
+fn log_space(log: &LogSpace) -> String {
+    let (size, bound) = (bytes(log.bytes), bytes(log.keep_bytes));
+    let mut text = format!("{size} of {bound}");
+    if let Some(age) = log.keep_s {
+        let (now, bound) = (span_ms(log.age_s * 1000), span_ms(age * 1000));
+        text += &format!(", {now} of {bound}");
+    }
+    if let Some(free) = log.free_bytes {
+        text += &format!("; {} free", bytes(free));
+    }
+    if log.recording {
+        text
+    } else {
+        format!("{}: {text}", toned("recording has stopped", Tone::Bad))
+    }
 }
 
 /// A token in words.
@@ -185,16 +204,26 @@ pub(super) mod tests {
             acknowledged: 44,
             replayed: 43,
             lag_ms: 0.5,
+            lag_ms_median: 0.25,
             lag_ms_p99: 2.0,
             held_outputs: 1,
             held_bytes: 1514,
             log_bytes: 2048,
+            heartbeat_gaps: 1000,
             worst_heartbeat_gap_ms: 60.0,
             heartbeat_gap_p9999_ms: 55.0,
             suspicions: 1,
             claim_ms: Some(3.25),
             arbiter_reached: Some(true),
-            log_on_disk_bytes: Some(4096),
+            log_on_disk: Some(LogSpace {
+                dir: "/var/log/ftvm".to_owned(),
+                recording: true,
+                bytes: 4096,
+                keep_bytes: 16 << 30,
+                age_s: 90,
+                keep_s: Some(86_400),
+                free_bytes: Some(3 << 30),
+            }),
             warnings: vec!["the disk is slow".to_owned()],
         }
     }
@@ -214,9 +243,21 @@ pub(super) mod tests {
             "1 output, 1.5 KiB",
             "suspected 1 time",
             "the claim took 3.2 ms",
+            "4.0 KiB of 16.0 GiB, 1 min 30 s of 1 d 0 h; 3.0 GiB free",
             "warning: the disk is slow",
         ] {
             assert!(view.contains(expected), "{expected}:\n{view}");
         }
+    }
+
+    #[test]
+    fn log_6_a_log_that_is_not_written_any_more_is_told_of() {
+        let mut log = example().log_on_disk.expect("a log");
+        log.recording = false;
+        log.keep_s = None;
+        assert_eq!(
+            log_space(&log),
+            "recording has stopped: 4.0 KiB of 16.0 GiB; 3.0 GiB free"
+        );
     }
 }

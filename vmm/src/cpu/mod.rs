@@ -4,7 +4,7 @@
 pub mod kvm;
 mod state;
 
-use ft_logging::types::Position;
+use ft_logging::types::{Position, VirtualTime};
 
 pub use state::{CPU_STATE_VERSION, CpuState, DescriptorTable, Segment};
 
@@ -20,6 +20,10 @@ pub trait Cpu {
     /// If this host cannot run the guest any further.
     fn run(&mut self, limit: Position) -> Result<Exit, CpuError>;
 
+    /// How far a live machine lets the CPU run before it looks for inputs; `None` if the CPU stops
+    /// only of itself, and inputs enter where it does.
+    fn slice(&self) -> Option<u64>;
+
     /// How far the CPU has run. It grows with every [`Exit::Access`] and [`Exit::Halt`], and
     /// includes the one returned last.
     fn position(&self) -> Position;
@@ -30,6 +34,14 @@ pub trait Cpu {
     /// Whether the CPU is just behind the access or HLT of its position: not amid a REP string, nor
     /// where [`Exit::Interrupted`] found it. Only there does its state belong to the position.
     fn at_boundary(&self) -> bool;
+
+    /// Virtual time has moved to `now`: what the guest's time stamp counter goes on from, where the
+    /// backend has one.
+    fn set_time(&mut self, now: VirtualTime);
+
+    /// Whether an interrupt waits for the CPU. A CPU that can stop anywhere then stops, with
+    /// [`Exit::Limit`], as soon as [`Cpu::takes_interrupts`] holds: a function of the state alone.
+    fn expect_interrupt(&mut self, pending: bool);
 
     /// Whether an interrupt injected here, after the last exit was handled, would be taken before
     /// the next instruction.
@@ -66,6 +78,22 @@ pub trait Cpu {
     fn take_dirty(&mut self, dirty: &mut Vec<u64>) -> Result<(), CpuError>;
 }
 
+/// The CPU backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// [`kvm`]: the host's CPU.
+    Kvm,
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Backend::Kvm => "kvm",
+        })
+    }
+}
+
 /// Why the CPU stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -73,7 +101,7 @@ pub enum Exit {
     Access(Access),
     /// The guest waits for an interrupt.
     Halt,
-    /// The limit was reached.
+    /// The limit was reached, or the CPU takes the interrupt that waits for it.
     Limit,
     /// Somebody wants the thread's attention: no position, nothing may enter here.
     Interrupted,

@@ -45,16 +45,21 @@ impl VirtualClock {
 
     /// The time for the next `Clock` entry: at most one step on, `None` if no time has passed.
     pub(super) fn step(&mut self) -> Option<VirtualTime> {
-        let step = self.now.since(self.told).min(MAX_STEP_NS);
+        let step = self.untold_ns().min(MAX_STEP_NS);
         (step > 0).then(|| {
             self.told = self.told.plus_ns(step);
             self.told
         })
     }
 
+    /// How much time has passed since what the guest was told last.
+    pub(super) fn untold_ns(&self) -> u64 {
+        self.now.since(self.told)
+    }
+
     /// Whether more than one step has piled up.
     pub(super) fn is_behind(&self) -> bool {
-        self.now.since(self.told) >= MAX_STEP_NS
+        self.untold_ns() >= MAX_STEP_NS
     }
 
     /// How long until virtual time `due`, or until a full step has piled up.

@@ -30,6 +30,10 @@ const DIGEST_EVERY: Duration = Duration::from_millis(250);
 /// RAM is hashed with every so many of these digests.
 const RAM_DIGEST_EVERY: u64 = 4;
 
+/// How old the guest's time may get on a CPU that runs it on from the last `Clock` by counting
+/// instructions.
+const CLOCK_EVERY_NS: u64 = 1_000_000;
+
 /// The pace of a machine whose replay is too far behind (LOG-5).
 const SLOWED_NAP: Duration = Duration::from_millis(1);
 
@@ -42,6 +46,8 @@ pub(super) struct Live {
     controls: VecDeque<(Control, Option<RequestId>)>,
     stop: bool,
 
+    /// The CPU has a time stamp counter, which goes on from the last `Clock`.
+    counts_time: bool,
     /// The exit at which the guest was last told the time.
     clocked: Option<Position>,
     records: Vec<Record>,
@@ -66,6 +72,7 @@ impl Live {
             console: VecDeque::new(),
             controls: VecDeque::new(),
             stop: false,
+            counts_time: false,
             clocked: None,
             records: Vec::new(),
             recorded: Position(0),
@@ -165,7 +172,9 @@ impl Live {
             self.flush(link);
             return Err(Stop::Requested);
         }
-        Ok(Position(u64::MAX))
+        let slice = machine.slice();
+        self.counts_time = slice.is_some();
+        Ok(slice.map_or(Position(u64::MAX), |slice| Position(here.0 + slice)))
     }
 
     /// What enters at this exit.
@@ -268,9 +277,11 @@ impl Live {
         None
     }
 
-    /// The guest asks for the time, a timer is due, or a full step has piled up.
+    /// The guest asks for the time, a timer is due, a full step has piled up, or the guest's own
+    /// count has gone on for long enough.
     fn clock_is_due(&mut self, moment: &Moment<'_>) -> bool {
-        let due = self.clock.until(moment.board.next_timer()).is_zero();
+        let due = self.clock.until(moment.board.next_timer()).is_zero()
+            || (self.counts_time && self.clock.untold_ns() >= CLOCK_EVERY_NS);
         let asked = self.clocked != Some(moment.position)
             && matches!(moment.exit, Some(Exit::Access(access)) if needs_clock(moment.board, access));
         due || asked

@@ -11,6 +11,3 @@ mod replay;
 
 pub use inputs::{Inputs, Link, Order, Report};
 pub use offline::LogLink;
-
-#[cfg(test)]
-mod tests;

@@ -42,5 +42,4 @@ pub use uart::{CONSOLE_LINE_BYTES, GATHER_BYTES, GATHER_NS};
 pub use virtio::net::{MAX_FRAME_BYTES, MIN_FRAME_BYTES, MTU, NetCounters};
 pub use virtio::rng::MAX_ENTROPY_BYTES;
 
-/// The guest's RAM, with the bitmap that remembers which pages devices wrote.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<vm_memory::bitmap::AtomicBitmap>;
+pub use crate::sys::vm::GuestMemory;

@@ -5,11 +5,12 @@
 //! `Documentation/arch/x86/boot.rst`).
 //!
 //! ```text
-//!   0x00500  GDT                        0x20000  command line
-//!   0x06000  PVH start info             0x30000  random seed (setup_data)
-//!   0x07000  zero page                  0x100000 kernel, where its headers say
-//!   0x08000  PVH memory map             …
-//!   0x09000  page tables                top      initial RAM disk
+//!   0x00500  GDT                        0x30000  random seed (setup_data)
+//!   0x06000  PVH start info             0x9FC00  end of usable low memory
+//!   0x07000  zero page                  0xE0000  ACPI tables
+//!   0x08000  PVH memory map             0x100000 kernel, where its headers say
+//!   0x09000  page tables                …
+//!   0x20000  command line               top      initial RAM disk
 //! ```
 
 use std::io::Cursor;
@@ -26,6 +27,7 @@ use linux_loader::loader::elf::start_info::{
 use linux_loader::loader::{BzImage, Elf, KernelLoader, KernelLoaderResult};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
+use super::acpi;
 use crate::cpu::{CPU_STATE_VERSION, CpuState, DescriptorTable, Segment};
 use crate::sys::vm::GuestMemory;
 
@@ -50,6 +52,9 @@ const PVH_MAGIC: u32 = 0x336E_C578;
 
 /// e820: usable RAM.
 const RAM: u32 = 1;
+
+/// e820: not for the operating system's use. Linux leaves the ACPI tables where they are.
+const RESERVED: u32 = 2;
 
 /// `SETUP_RNG_SEED`.
 const SETUP_RNG_SEED: u32 = 9;
@@ -104,7 +109,8 @@ pub enum BootError {
     CommandLine(usize),
 }
 
-/// Loads `images` into `ram`, which must be zero, and returns the CPU's first state.
+/// Loads `images` into `ram`, which must be zero, and returns the CPU's first state. The machine
+/// has devices in these virtio-mmio slots.
 ///
 /// # Errors
 ///
@@ -112,6 +118,7 @@ pub enum BootError {
 pub fn load(
     images: &BootImages,
     seed: &[u8; 32],
+    slots: &[u64],
     ram: &GuestMemory,
 ) -> Result<CpuState, BootError> {
     let size = ram.last_addr().0 + 1;
@@ -119,20 +126,22 @@ pub fn load(
         return Err(BootError::CommandLine(images.command_line.len()));
     }
     let (kernel, entry) = load_kernel(images, ram, size)?;
-    if kernel.kernel_end > size {
+    let kernel_end = kernel.kernel_end.max(unpacked_end(&kernel));
+    if kernel_end > size {
         return Err(BootError::TooLarge {
             what: images.name.clone(),
-            needed: kernel.kernel_end,
+            needed: kernel_end,
             available: size,
         });
     }
     let initrd = match &images.initrd {
-        Some(bytes) => Some(load_initrd(bytes, ram, size, kernel.kernel_end)?),
+        Some(bytes) => Some(load_initrd(bytes, ram, size, kernel_end)?),
         None => None,
     };
     let mut line = images.command_line.clone().into_bytes();
     line.push(0);
     write(ram, COMMAND_LINE, &line);
+    write(ram, acpi::RSDP, &acpi::tables(slots));
     match entry {
         Entry::Pvh(entry) => {
             write_start_info(ram, size, initrd);
@@ -190,6 +199,16 @@ fn load_kernel(
     }
 }
 
+/// Where a bzImage ends once it has unpacked itself to where it prefers to be; 0 if it says nothing
+/// of it.
+fn unpacked_end(kernel: &KernelLoaderResult) -> u64 {
+    kernel.setup_header.map_or(0, |header| {
+        header
+            .pref_address
+            .saturating_add(u64::from(header.init_size))
+    })
+}
+
 /// Puts the RAM disk as high as it goes and returns where and how long it is.
 fn load_initrd(
     bytes: &[u8],
@@ -217,16 +236,20 @@ fn write(ram: &GuestMemory, at: u64, bytes: &[u8]) {
         .expect("the boot layout lies in the least RAM");
 }
 
-/// The usable ranges of RAM.
-fn memory_map(size: u64) -> [(u64, u64); 2] {
-    [(0, LOW_MEMORY_END), (HIGH_MEMORY, size - HIGH_MEMORY)]
+/// Ranges of RAM, each with what it is to the guest.
+fn memory_map(size: u64) -> [(u64, u64, u32); 3] {
+    [
+        (0, LOW_MEMORY_END, RAM),
+        (acpi::RSDP, HIGH_MEMORY - acpi::RSDP, RESERVED),
+        (HIGH_MEMORY, size - HIGH_MEMORY, RAM),
+    ]
 }
 
 fn write_start_info(ram: &GuestMemory, size: u64, initrd: Option<(u64, u64)>) {
-    let map = memory_map(size).map(|(addr, size)| hvm_memmap_table_entry {
+    let map = memory_map(size).map(|(addr, size, type_)| hvm_memmap_table_entry {
         addr,
         size,
-        type_: RAM,
+        type_,
         reserved: 0,
     });
     let modules: Vec<hvm_modlist_entry> = initrd
@@ -243,6 +266,7 @@ fn write_start_info(ram: &GuestMemory, size: u64, initrd: Option<(u64, u64)>) {
         nr_modules: modules.len() as u32,
         modlist_paddr: if modules.is_empty() { 0 } else { PVH_MODULES },
         cmdline_paddr: COMMAND_LINE,
+        rsdp_paddr: acpi::RSDP,
         memmap_paddr: PVH_MEMORY_MAP,
         memmap_entries: map.len() as u32,
         ..Default::default()
@@ -281,12 +305,9 @@ fn write_zero_page(
         zero_page.hdr.ramdisk_size = len as u32;
     }
     zero_page.hdr.setup_data = SETUP_DATA;
-    for (entry, (addr, size)) in zero_page.e820_table.iter_mut().zip(memory_map(size)) {
-        *entry = boot_e820_entry {
-            addr,
-            size,
-            r#type: RAM,
-        };
+    zero_page.acpi_rsdp_addr = acpi::RSDP;
+    for (entry, (addr, size, r#type)) in zero_page.e820_table.iter_mut().zip(memory_map(size)) {
+        *entry = boot_e820_entry { addr, size, r#type };
     }
     zero_page.e820_entries = memory_map(size).len() as u8;
     LinuxBootConfigurator::write_bootparams(

@@ -3,6 +3,7 @@
 //! Nothing here knows the time, a socket or a file. What enters comes as an [`Input`] at a
 //! position; what leaves is an [`Output`] with a number. [`run`] drives it.
 
+mod acpi;
 pub mod boot;
 mod ram;
 mod run;
@@ -15,7 +16,7 @@ use ft_logging::types::{OutputSeq, Position, VirtualTime};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::cpu::{Access, Cpu, CpuError, Exit, Target};
-use crate::devices::{Board, BoardConfig, PowerRequest};
+use crate::devices::{Board, BoardConfig, PowerRequest, layout};
 use crate::sys::vm::{GuestMemory, allocate_ram};
 
 pub use boot::{BootError, BootImages};
@@ -72,6 +73,11 @@ impl MachineConfig {
             seed: initial.seed,
         }
     }
+
+    /// The virtio-mmio slots with a device.
+    fn slots(&self) -> Vec<u64> {
+        vec![layout::SLOT_NET, layout::SLOT_RNG]
+    }
 }
 
 /// Why there is no machine.
@@ -119,7 +125,7 @@ impl<C: Cpu> Machine<C> {
     ) -> Result<Self, BuildError> {
         let ram = allocate_ram(u64::from(config.memory_mib) << 20)
             .map_err(|error| BuildError::Memory(config.memory_mib, error))?;
-        let first = boot::load(&images, &config.seed, &ram)?;
+        let first = boot::load(&images, &config.seed, &config.slots(), &ram)?;
         let mut cpu = cpu(&ram)?;
         cpu.restore(&first, Position(0))?;
         Ok(Machine {
@@ -170,6 +176,12 @@ impl<C: Cpu> Machine<C> {
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         self.cpu.at_boundary()
+    }
+
+    /// How far a live machine runs before it looks for inputs ([`Cpu::slice`]).
+    #[must_use]
+    pub fn slice(&self) -> Option<u64> {
+        self.cpu.slice()
     }
 
     /// Whether the operator has paused it.
@@ -231,7 +243,10 @@ impl<C: Cpu> Machine<C> {
     /// Lets an input take effect.
     fn apply(&mut self, input: Input) -> Result<(), CpuError> {
         match input {
-            Input::Clock(now) => self.board.set_time(now),
+            Input::Clock(now) => {
+                self.board.set_time(now);
+                self.cpu.set_time(now);
+            }
             Input::NetRx(frame) => {
                 self.board.net_receive(&frame, &self.ram);
             }
@@ -330,10 +345,16 @@ impl<C: Cpu> Machine<C> {
     fn reset(&mut self) -> Result<(), CpuError> {
         let now = self.board.time();
         ram::clear(&self.ram);
-        let first = boot::load(&self.images, &self.config.seed, &self.ram)
-            .expect("the images booted before");
+        let first = boot::load(
+            &self.images,
+            &self.config.seed,
+            &self.config.slots(),
+            &self.ram,
+        )
+        .expect("the images booted before");
         let position = self.cpu.position();
         self.cpu.restore(&first, position)?;
+        self.cpu.set_time(now);
         self.board = Board::new(board_config(&self.config));
         self.board.set_time(now);
         self.halted = false;

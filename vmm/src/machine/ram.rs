@@ -3,11 +3,10 @@
 //! Every page's hash is kept, and the whole is their sum: it does not depend on which pages were
 //! hashed anew, so a superset of the dirty pages, different on two hosts, gives the same result.
 
-use vm_memory::bitmap::AtomicBitmap;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, MmapRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::sys::vm::{GuestMemory, PAGE_BYTES};
+use crate::sys::vm::{GuestMemory, PAGE_BYTES, tracker};
 
 /// The hashes of all pages of a machine's RAM.
 #[derive(Debug)]
@@ -55,9 +54,7 @@ impl RamDigest {
 
 /// Adds the pages that the program wrote into `ram` since the last call to `dirty`, a bit each.
 pub(super) fn take_written(ram: &GuestMemory, dirty: &mut Vec<u64>) {
-    let region = ram.iter().next().expect("one region of RAM");
-    let mapping: &MmapRegion<AtomicBitmap> = region;
-    let words = mapping.bitmap().get_and_reset();
+    let words = tracker(ram).take_written();
     dirty.resize(dirty.len().max(words.len()), 0);
     dirty
         .iter_mut()

@@ -109,6 +109,8 @@ fn step<C: Cpu>(machine: &mut Machine<C>, source: &mut impl Source<C>) -> Result
         };
         machine.apply(input)?;
     } else {
+        let pending = machine.board.interrupt_pending();
+        machine.cpu.expect_interrupt(pending);
         let exit = machine.cpu.run(limit)?;
         if exit == Exit::Interrupted {
             return Ok(());

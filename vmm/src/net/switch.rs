@@ -14,7 +14,8 @@
 //! * only the attachment that the port's [`Fence`] names sends and receives
 //!   (FAIL-6, ONE-1); everyone else's frames are refused and counted;
 //! * a frame reaches each port at most once and never its own;
-//! * a guest takes no address of the gateway's or of another guest (SEC-3);
+//! * a guest takes no address of the gateway's or of another guest (SEC-3), but
+//!   the next life of a VM has those of the last one, which has no node any more;
 //! * every table is bounded (SEC-2).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -266,6 +267,7 @@ impl Switch {
     /// `who` has just become the speaker: it gets what it may have missed.
     fn speak(&mut self, now: Duration, who: AttachmentId, token: Token, moved: bool) {
         let life = self.attachments[&who].life;
+        self.succeed(life);
         let kept = self
             .ports
             .get_mut(&life)
@@ -374,6 +376,21 @@ impl Switch {
             self.macs.insert(source, Learned { life, seen: now });
         }
         true
+    }
+
+    /// Forgets where the addresses of earlier lives of the same VM are, unless a
+    /// node of theirs is attached: a VM that is started anew would otherwise stay
+    /// unheard for [`MAC_AGE`].
+    fn succeed(&mut self, life: LifeId) {
+        let name = &self.ports[&life].name;
+        let is_over = |other: LifeId| {
+            other != life
+                && self.ports[&other].name == *name
+                && self.attachments.values().all(|node| node.life != other)
+        };
+        let old = self.macs.iter().filter(|(_, known)| is_over(known.life));
+        let old: Vec<MacAddress> = old.map(|(mac, _)| *mac).collect();
+        old.into_iter().for_each(|mac| self.forget(mac));
     }
 
     fn forget(&mut self, mac: MacAddress) {

@@ -8,6 +8,7 @@ use test_and_set::{ChangeOutcome, ClaimOutcome, Client, ClientConfig};
 use tokio::sync::mpsc;
 
 use super::Event;
+use super::failpoint::{Failpoint, Fuse};
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -27,12 +28,23 @@ pub(super) struct Arbiter {
 }
 
 impl Arbiter {
-    pub(super) fn start(config: ClientConfig, events: mpsc::Sender<Event>) -> Self {
+    pub(super) fn start(config: ClientConfig, events: mpsc::Sender<Event>, fuse: Fuse) -> Self {
         let (questions, mut inbox) = mpsc::unbounded_channel::<(Asker, Question)>();
         tokio::spawn(async move {
             let mut client = Client::new(config);
             while let Some((asker, question)) = inbox.recv().await {
+                let points = match &question {
+                    Question::Open { .. } => Some((Failpoint::BeforeOpen, Failpoint::AfterOpen)),
+                    Question::Claim => Some((Failpoint::BeforeClaim, Failpoint::AfterClaim)),
+                    Question::Read | Question::Stop => None,
+                };
+                if let Some((before, _)) = points {
+                    fuse.reach(before);
+                }
                 let answer = ask(&mut client, asker, question).await;
+                if let Some((_, after)) = points {
+                    fuse.reach(after);
+                }
                 if events.send(Event::Answer(answer)).await.is_err() {
                     return;
                 }

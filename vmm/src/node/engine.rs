@@ -9,12 +9,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ft_logging::initial::{Configuration, InitialState};
-use ft_logging::message::{Hello, Message, Signal};
+use ft_logging::message::{Hello, Message, Rejection, Signal};
 use ft_logging::protocol::{
     Answer, Backup, BackupState, Effect, Finish, Halt, Limits, Now, Primary, PrimaryState, Probe,
     RequestId, Timing, Wish,
 };
-use ft_logging::store::Options;
 use ft_logging::types::{Incarnation, Life, Token};
 use test_and_set::ClientConfig;
 use test_and_set::types::{Member, VmName};
@@ -25,8 +24,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::arbiter::{Arbiter, Asker};
 use super::control::ControlSocket;
+use super::failpoint::{Failpoint, Fuse};
 use super::peer::{self, Peer, PeerError};
-use super::recorder::Recorder;
+use super::recorder::{LogConfig, Recorder};
 use super::setup::{
     accept, configuration, create_recorder, member, open_world, random, rtc_epoch_s, spawn_vcpu,
 };
@@ -34,7 +34,7 @@ use super::status::Stats;
 use super::vcpu::{FromVcpu, Start, Vcpu};
 use super::world::World;
 use super::{ConsoleSink, ControlRequest, ControlResponse, Event, NetLink, NodeState};
-use crate::cpu::kvm::host;
+use crate::cpu::Backend;
 use crate::determinism::{Order, Report};
 use crate::machine::{BootImages, Stop};
 
@@ -46,6 +46,10 @@ const REDIAL: Duration = Duration::from_millis(50);
 
 /// How long to wait before a port that accepts is probed once more, at first; then twice as long.
 const PROBE_PAUSE: Duration = Duration::from_millis(2);
+
+/// How many events that are at hand are handled before what they ask to send is written: each write
+/// is a system call here and a wake-up there.
+const BURST: usize = 32;
 
 /// How many warnings `ftvm status` shows.
 const KEPT_WARNINGS: usize = 20;
@@ -76,6 +80,8 @@ pub struct NodeConfig {
     pub role: RoleConfig,
     /// What the guest boots.
     pub images: BootImages,
+    /// The CPU that runs it.
+    pub cpu: Backend,
     /// RAM in MiB.
     pub memory_mib: u32,
     /// The network device's address.
@@ -90,10 +96,12 @@ pub struct NodeConfig {
     pub console: ConsoleSink,
     /// The protocol's times.
     pub timing: Timing,
-    /// Where to write the log, and how large it may become.
-    pub log: Option<(PathBuf, Options)>,
+    /// Where to write the log, and how large and old it may become.
+    pub log: Option<LogConfig>,
     /// The control socket.
     pub control: PathBuf,
+    /// Where the node dies, in tests.
+    pub fuse: Fuse,
 }
 
 /// What a node tells whoever started it, as it happens.
@@ -169,8 +177,7 @@ impl Node {
         config: NodeConfig,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> anyhow::Result<Self> {
-        let kvm = host::open()?;
-        let configuration = configuration(&config, &kvm)?;
+        let configuration = configuration(&config)?;
         let listener = peer::bind(config.listen)?;
         let listen = listener.local_addr()?;
         let (events, inbox) = mpsc::channel(EVENTS);
@@ -183,7 +190,7 @@ impl Node {
         );
         let started = Instant::now();
         let now = Now(0);
-        let arbiter = Arbiter::start(config.arbiter.clone(), events.clone());
+        let arbiter = Arbiter::start(config.arbiter.clone(), events.clone(), config.fuse.clone());
         let mut life = None;
         let (mut vcpu, mut reports, mut world, mut recorder) = (None, None, None, None);
         let mut peer_probe = None;
@@ -226,11 +233,7 @@ impl Node {
                 )))
             }
         };
-        tokio::spawn(accept(
-            listener,
-            events.clone(),
-            matches!(role, Role::Primary(_)),
-        ));
+        tokio::spawn(accept(listener, events.clone()));
         let _ = notices.send(Notice::Listening(listen));
         Ok(Node {
             config,
@@ -275,18 +278,24 @@ impl Node {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut tick = interval(Duration::from_nanos(self.config.timing.tick_ns));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut burst = 0;
         loop {
             self.pump().await?;
+            burst += 1;
+            if self.end.is_none() && burst < BURST && self.handle_ready()? {
+                continue;
+            }
+            burst = 0;
+            if self.flush_peer() {
+                continue;
+            }
             if let Some(end) = self.end.take() {
                 match self.finish(end).await? {
                     Some(end) => return Ok(end),
                     None => continue,
                 }
             }
-            let wants_reports = match &self.role {
-                Role::Primary(primary) => primary.wants_records(),
-                Role::Backup(_) => true,
-            };
+            let wants_reports = self.wants_reports();
             tokio::select! {
                 biased;
                 message = next_message(&mut self.peer) => self.handle_message(message),
@@ -301,7 +310,34 @@ impl Node {
         }
     }
 
+    fn wants_reports(&self) -> bool {
+        match &self.role {
+            Role::Primary(primary) => primary.wants_records(),
+            Role::Backup(_) => true,
+        }
+    }
+
     // ---- what happens --------------------------------------------------------------------------
+
+    /// Handles a message, report or event that is at hand; whether there was one.
+    fn handle_ready(&mut self) -> anyhow::Result<bool> {
+        if let Some(message) = self.peer.as_mut().and_then(Peer::ready) {
+            self.handle_message(message);
+            return Ok(true);
+        }
+        if self.wants_reports()
+            && let Some(reports) = &mut self.reports
+            && let Ok(report) = reports.try_recv()
+        {
+            self.handle_report(report)?;
+            return Ok(true);
+        }
+        if let Ok(event) = self.inbox.try_recv() {
+            self.handle_event(event);
+            return Ok(true);
+        }
+        Ok(false)
+    }
 
     fn handle_tick(&mut self) {
         let now = self.now();
@@ -446,10 +482,14 @@ impl Node {
     }
 
     fn handle_hello(&mut self, now: Now, (mut peer, hello): (Peer, Hello)) {
-        let Role::Primary(primary) = &mut self.role else {
-            return;
+        let welcome = match &mut self.role {
+            Role::Primary(primary) => primary.handle_hello(now, &hello),
+            Role::Backup(_) => Err(Rejection::Busy(
+                "is a backup itself; let --primary name the address where the primary listens"
+                    .to_owned(),
+            )),
         };
-        match primary.handle_hello(now, &hello) {
+        match welcome {
             Ok(()) => {
                 self.peer_probe = hello
                     .probe
@@ -576,15 +616,18 @@ impl Node {
                 None => break,
             }
         }
-        if let Some(peer) = &mut self.peer
-            && peer.flush().is_err()
-        {
-            let now = self.now();
-            self.lose_peer(now);
-            return Box::pin(self.pump()).await;
-        }
         self.note_state();
         Ok(())
+    }
+
+    /// Writes what was asked to be sent; whether the channel broke over it.
+    fn flush_peer(&mut self) -> bool {
+        let broke = self.peer.as_mut().is_some_and(|peer| peer.flush().is_err());
+        if broke {
+            let now = self.now();
+            self.lose_peer(now);
+        }
+        broke
     }
 
     /// A backup that has won becomes a primary.
@@ -667,6 +710,7 @@ impl Node {
                 }
             }
             Effect::GoLive(token) => {
+                self.config.fuse.reach(Failpoint::BeforeLive);
                 if let Some(recorder) = &self.recorder {
                     recorder.set_token(token);
                 }
@@ -719,9 +763,7 @@ impl Node {
         if let (Some(world), End::Stopped) = (self.world.take(), &end) {
             world.close().await;
         }
-        if let Some(recorder) = self.recorder.take() {
-            recorder.close();
-        }
+        self.recorder = None; // closes the log
         self.note_state();
         for answer in std::mem::take(&mut self.enders) {
             let response = match &end {

@@ -10,6 +10,7 @@
 mod arbiter;
 mod control;
 mod engine;
+mod failpoint;
 mod halted;
 mod peer;
 mod recorder;
@@ -24,7 +25,9 @@ use ft_logging::types::{OutputSeq, Token};
 
 pub use control::{ControlError, ControlRequest, ControlResponse, MachineCommand, request};
 pub use engine::{End, Node, NodeConfig, Notice, RoleConfig};
+pub use failpoint::{Failpoint, Fuse};
 pub use peer::bind;
+pub use recorder::{LogConfig, LogSpace};
 pub use status::{NodeState, NodeStatus};
 pub use world::{ConsoleSink, NetLink};
 

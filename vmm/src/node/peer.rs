@@ -87,6 +87,11 @@ impl Peer {
         self.outbox.len() - self.written
     }
 
+    /// A message that has been read already; waits for nothing.
+    pub(super) fn ready(&mut self) -> Option<Result<(Token, Message), PeerError>> {
+        self.take().transpose()
+    }
+
     /// The next message. Cancelling loses nothing. While it waits it also writes what is left.
     pub(super) async fn next(&mut self) -> Result<(Token, Message), PeerError> {
         loop {
@@ -110,11 +115,8 @@ impl Peer {
     fn fill(&mut self) -> Result<(), PeerError> {
         self.inbox.drain(..self.taken);
         self.taken = 0;
-        let len = self.inbox.len();
-        self.inbox.resize(len + READ_BYTES, 0);
-        let result = self.stream.try_read(&mut self.inbox[len..]);
-        self.inbox.truncate(len + *result.as_ref().unwrap_or(&0));
-        match result {
+        self.inbox.reserve(READ_BYTES);
+        match self.stream.try_read_buf(&mut self.inbox) {
             Ok(0) => Err(PeerError::Closed),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),

@@ -6,7 +6,6 @@ use std::time::UNIX_EPOCH;
 use ft_logging::initial::{Configuration, InitialState, MACHINE_MODEL_VERSION};
 use ft_logging::store::{LogStart, Place};
 use ft_logging::types::{Generation, Incarnation, Life, Token};
-use kvm_ioctls::Kvm;
 use test_and_set::types::{Label, Member};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -17,6 +16,7 @@ use super::vcpu::{FromVcpu, Start, Vcpu};
 use super::world::{Speaker, World};
 use super::{Event, peer};
 use crate::cpu::kvm::{KvmCpu, host};
+use crate::cpu::{Backend, CpuError};
 use crate::machine::{Machine, MachineConfig};
 
 /// How many who connected may be waiting to say hello; more are turned away.
@@ -42,8 +42,11 @@ pub(super) fn rtc_epoch_s() -> u64 {
 }
 
 /// What both nodes must agree on, as this one sees it.
-pub(super) fn configuration(config: &NodeConfig, kvm: &Kvm) -> anyhow::Result<Configuration> {
+pub(super) fn configuration(config: &NodeConfig) -> anyhow::Result<Configuration> {
     let images = &config.images;
+    let cpu = match config.cpu {
+        Backend::Kvm => host::identity(&host::open()?)?,
+    };
     Ok(Configuration {
         machine_model: MACHINE_MODEL_VERSION,
         vm: config.vm.to_string(),
@@ -56,7 +59,7 @@ pub(super) fn configuration(config: &NodeConfig, kvm: &Kvm) -> anyhow::Result<Co
         memory_mib: config.memory_mib,
         command_line: images.command_line.clone(),
         mac: config.mac,
-        cpu: host::identity(kvm)?,
+        cpu,
     })
 }
 
@@ -68,11 +71,12 @@ pub(super) fn spawn_vcpu(
 ) -> (Vcpu, mpsc::Receiver<FromVcpu>) {
     let images = config.images.clone();
     let machine = MachineConfig::of(initial);
-    Vcpu::spawn(start, move || {
-        let kvm =
-            host::open().map_err(|error| crate::cpu::CpuError::Unsupported(error.to_string()))?;
-        Machine::build(machine, images, |ram| KvmCpu::new(&kvm, ram))
-    })
+    match config.cpu {
+        Backend::Kvm => Vcpu::spawn(start, move || {
+            let kvm = host::open().map_err(|error| CpuError::Unsupported(error.to_string()))?;
+            Machine::build(machine, images, |ram| KvmCpu::new(&kvm, ram))
+        }),
+    }
 }
 
 /// Plugs the guest into its network and console.
@@ -90,7 +94,8 @@ pub(super) async fn open_world(
         mac: config.mac,
     };
     let (net, console) = (config.net.clone(), config.console.clone());
-    World::open(net, console, speaker, vcpu.clone(), events.clone()).await
+    let (vcpu, events, fuse) = (vcpu.clone(), events.clone(), config.fuse.clone());
+    World::open(net, console, speaker, vcpu, events, fuse).await
 }
 
 /// Begins the log on disk, if one is wanted.
@@ -99,7 +104,7 @@ pub(super) fn create_recorder(
     initial: &InitialState,
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<Option<Recorder>> {
-    let Some((dir, options)) = &config.log else {
+    let Some(log) = &config.log else {
         return Ok(None);
     };
     let token = Token {
@@ -111,7 +116,7 @@ pub(super) fn create_recorder(
         token,
         place: Place::START,
     };
-    Recorder::create(dir.clone(), start, *options, events.clone()).map(Some)
+    Recorder::create(log.clone(), start, events.clone()).map(Some)
 }
 
 /// A node as the arbiter knows it; `None` if its name or address is no text that it takes.
@@ -126,8 +131,8 @@ pub(super) fn member(incarnation: Incarnation, node: &str, address: &str) -> Opt
     })
 }
 
-/// Takes connections. Those of a backup's probe, and those to a backup, say nothing.
-pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>, greets: bool) {
+/// Takes connections. Those of a probe say nothing.
+pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>) {
     let greetings = Arc::new(tokio::sync::Semaphore::new(MAX_GREETINGS));
     loop {
         let stream = match listener.accept().await {
@@ -142,9 +147,6 @@ pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<Event>, g
         let Ok(permit) = greetings.clone().try_acquire_owned() else {
             continue;
         };
-        if !greets {
-            continue;
-        }
         let events = events.clone();
         tokio::spawn(async move {
             let _permit = permit;

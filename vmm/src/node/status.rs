@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Notice;
 use super::engine::{Node, Role};
+use super::recorder::{LogSpace, Recorder};
 
 /// Whether the VM is protected, as an operator sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +65,9 @@ pub struct NodeStatus {
     pub replayed: u64,
     /// How far replay is behind, in milliseconds (primary).
     pub lag_ms: f64,
-    /// The lag that 99 of 100 entries did not pass, in milliseconds (primary).
+    /// The lag that half of all batches of entries did not pass, in milliseconds (primary).
+    pub lag_ms_median: f64,
+    /// The lag that 99 of 100 batches did not pass, in milliseconds (primary).
     pub lag_ms_p99: f64,
     /// Outputs that wait at the gate, or that the backup keeps.
     pub held_outputs: usize,
@@ -72,6 +75,8 @@ pub struct NodeStatus {
     pub held_bytes: usize,
     /// Bytes of log sent to or received from the peer.
     pub log_bytes: u64,
+    /// How many gaps between two signs of life of the peer were measured.
+    pub heartbeat_gaps: u64,
     /// The longest time between two signs of life of the peer, in milliseconds.
     pub worst_heartbeat_gap_ms: f64,
     /// The gap that 9,999 of 10,000 did not pass, in milliseconds.
@@ -82,8 +87,8 @@ pub struct NodeStatus {
     pub claim_ms: Option<f64>,
     /// Whether the arbiter answered when it was last asked; `None` if it never was.
     pub arbiter_reached: Option<bool>,
-    /// Bytes of the log on disk, if one is written.
-    pub log_on_disk_bytes: Option<u64>,
+    /// The log on disk, if one is or was written.
+    pub log_on_disk: Option<LogSpace>,
     /// Warnings so far, the latest last.
     pub warnings: Vec<String>,
 }
@@ -207,10 +212,10 @@ impl Node {
                 (
                     primary.indexes(),
                     primary.gate_fill(),
-                    (lag, all.quantile_ns(0.99)),
+                    (lag, all.quantile_ns(0.5), all.quantile_ns(0.99)),
                 )
             }
-            Role::Backup(backup) => (backup.indexes(), backup.tail_fill(), (0, 0)),
+            Role::Backup(backup) => (backup.indexes(), backup.tail_fill(), (0, 0, 0)),
         };
         let peer = match &self.role {
             Role::Primary(primary) => primary.peer(),
@@ -235,16 +240,18 @@ impl Node {
             acknowledged: indexes.1.0,
             replayed: indexes.2.0,
             lag_ms: ns_as_ms(lag.0),
-            lag_ms_p99: ns_as_ms(lag.1),
+            lag_ms_median: ns_as_ms(lag.1),
+            lag_ms_p99: ns_as_ms(lag.2),
             held_outputs: held.0,
             held_bytes: held.1,
             log_bytes: self.stats.log_bytes,
+            heartbeat_gaps: self.stats.gaps.count(),
             worst_heartbeat_gap_ms: ns_as_ms(self.stats.gaps.max_ns()),
             heartbeat_gap_p9999_ms: ns_as_ms(self.stats.gaps.quantile_ns(0.9999)),
             suspicions: self.stats.suspicions,
             claim_ms: self.stats.claim.map(ms),
             arbiter_reached: self.stats.arbiter_reached,
-            log_on_disk_bytes: self.recorder.as_ref().map(super::recorder::Recorder::bytes),
+            log_on_disk: self.recorder.as_ref().map(Recorder::space),
             warnings: self.stats.warnings.clone(),
         }
     }

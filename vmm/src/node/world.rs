@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Event;
+use super::failpoint::{Failpoint, Fuse};
 use super::vcpu::Vcpu;
 use crate::net::announce::{Announcer, schedule};
 use crate::net::tap::Tap;
@@ -89,8 +90,8 @@ impl World {
         speaker: Speaker,
         vcpu: Vcpu,
         events: mpsc::Sender<Event>,
+        fuse: Fuse,
     ) -> anyhow::Result<Self> {
-        let console = Console::open(console).await?;
         let link = match net {
             NetLink::None => Link::None,
             NetLink::Tap(name) => Link::Tap(Tap::open(&name)?),
@@ -104,6 +105,8 @@ impl World {
                 }
             }
         };
+        // Last, so that a network that is not there leaves no empty file behind.
+        let console = Console::open(console).await?;
         let (queue, orders) = mpsc::unbounded_channel();
         let task = Task {
             link,
@@ -112,6 +115,7 @@ impl World {
             speaker,
             vcpu,
             events,
+            fuse,
             orders,
             token: None,
             announcements: None,
@@ -213,6 +217,7 @@ struct Task {
     speaker: Speaker,
     vcpu: Vcpu,
     events: mpsc::Sender<Event>,
+    fuse: Fuse,
     orders: mpsc::UnboundedReceiver<ToWorld>,
     /// Set from the moment that this node speaks.
     token: Option<Token>,
@@ -284,8 +289,12 @@ impl Task {
             }
             next = self.orders.try_recv().ok();
         }
+        if last.is_some() {
+            self.fuse.reach(Failpoint::BeforeWrite);
+        }
         self.send_frames(frames).await;
         if let Some(last) = last {
+            self.fuse.reach(Failpoint::AfterWrite);
             let _ = self.events.send(Event::Released(last)).await;
         }
     }

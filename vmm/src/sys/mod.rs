@@ -6,5 +6,6 @@
 pub mod child;
 pub mod kick;
 pub mod tap;
+pub mod tracker;
 pub mod vcpu;
 pub mod vm;

@@ -4,14 +4,14 @@ use std::io;
 
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
-use vm_memory::bitmap::AtomicBitmap;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, MmapRegion};
 
+use super::tracker::WriteTracker;
 use super::vcpu::Vcpu;
 
-/// The guest's RAM. The bitmap remembers the pages that the program wrote; KVM remembers those
+/// The guest's RAM. The tracker remembers the pages that the program wrote; KVM remembers those
 /// that the vCPU wrote.
-pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
+pub type GuestMemory = GuestMemoryMmap<WriteTracker>;
 
 /// The one slot that holds RAM.
 const RAM_SLOT: u32 = 0;
@@ -26,6 +26,17 @@ pub const PAGE_BYTES: u64 = 4096;
 /// If the host has no memory left.
 pub fn allocate_ram(bytes: u64) -> io::Result<GuestMemory> {
     GuestMemory::from_ranges(&[(GuestAddress(0), bytes as usize)]).map_err(io::Error::other)
+}
+
+/// What remembers the program's writes into `ram`.
+///
+/// # Panics
+///
+/// If `ram` is not from [`allocate_ram`].
+#[must_use]
+pub fn tracker(ram: &GuestMemory) -> &WriteTracker {
+    let region: &MmapRegion<WriteTracker> = ram.iter().next().expect("one region of RAM");
+    region.bitmap()
 }
 
 /// A virtual machine.

@@ -109,7 +109,6 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn load_for_write_slow(&mut self, address: u64, len: usize) -> Result<u64, Fault> {
-        self.check_alignment(address, len)?;
         self.probe_write(address, len)?;
         self.load_slow(address, len)
     }
@@ -143,6 +142,7 @@ impl Core {
     /// Fails as a write of `len` bytes would, and writes nothing.
     pub(crate) fn probe_write(&mut self, address: u64, len: usize) -> Result<(), Fault> {
         self.check_canonical(address, len)?;
+        self.check_alignment(address, len)?;
         for (at, _, _) in parts(address, len) {
             self.translate(at, Purpose::Write)?;
         }
@@ -166,8 +166,8 @@ impl Core {
 
     /// Reads any number of bytes.
     pub(crate) fn load_bytes(&mut self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
-        self.check_alignment(address, into.len())?;
         self.check_canonical(address, into.len())?;
+        self.check_alignment(address, into.len())?;
         self.compare_access(address, into.len(), false);
         for (at, _, _) in parts(address, into.len()) {
             self.translate(at, Purpose::Read)?;
@@ -184,7 +184,6 @@ impl Core {
 
     /// Writes any number of bytes.
     pub(crate) fn store_bytes(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
-        self.check_alignment(address, bytes.len())?;
         self.compare_access(address, bytes.len(), true);
         self.probe_write(address, bytes.len())?;
         for (at, offset, len) in parts(address, bytes.len()) {
@@ -208,10 +207,10 @@ impl Core {
         if !self.checks_alignment {
             return Ok(());
         }
-        // Far pointers, extended precision and x87 environments go by their largest part.
+        // Extended precision and x87 environments go by their largest part.
         let alignment = match len {
             2 | 14 | 94 => 2,
-            4 | 6 | 28 | 108 => 4,
+            4 | 28 | 108 => 4,
             8 | 10 => 8,
             _ => 1,
         };

@@ -176,14 +176,16 @@ fn store_popped(core: &mut Core, op: &Op, bytes: usize, value: u64) -> Result<()
 
 fn pusha(core: &mut Core, op: &Op) -> Result<(), Fault> {
     let bytes = usize::from(op.extra);
-    let top = core.stack_pointer();
-    // All of it must fit before any of it is written.
-    let low = core.stack_address(top.wrapping_sub(8 * bytes as u64), 8 * bytes)?;
-    core.probe_write(low, 8 * bytes)?;
+    let before = core.get::<3>(reg::RSP);
     let registers: [u64; 8] = core.regs[..8].try_into().expect("eight");
-    registers
+    // One after the other: where one faults, those before it stand in memory all the same.
+    let pushed = registers
         .into_iter()
-        .try_for_each(|value| core.push(bytes, value))
+        .try_for_each(|value| core.push(bytes, value));
+    if pushed.is_err() {
+        core.set::<3>(reg::RSP, before);
+    }
+    pushed
 }
 
 fn popa(core: &mut Core, op: &Op) -> Result<(), Fault> {

@@ -80,7 +80,7 @@ fn in_bulk<const KIND: usize, const S: usize>(core: &mut Core, op: &Op, wanted: 
         return 0;
     }
     let in_page = |address: u64| (PAGE - address % PAGE) >> S;
-    let Ok(to) = core.destination::<S>(op) else {
+    let Ok(to) = core.destination::<KIND, S>(op) else {
         return 0;
     };
     let mut many = wanted.min(in_page(to));

@@ -132,8 +132,9 @@ fn iret(core: &mut Core, op: &Op) -> Result<(), Fault> {
 fn ret_far(core: &mut Core, op: &Op) -> Result<(), Fault> {
     let bytes = usize::from(op.extra);
     let step = bytes as u64;
-    let rip = core.peek(0, bytes)?;
+    // In this order, as the faults of processors show.
     let selector = core.peek(step, bytes)? as u16;
+    let rip = core.peek(0, bytes)?;
     let level = rpl(selector);
     if level < core.cpl {
         return Err(Fault::protection(selector));
@@ -157,14 +158,7 @@ fn far_operand(core: &mut Core, op: &Op) -> Result<(u16, u64), Fault> {
     if op.marks & HAS_MEMORY == 0 {
         return Ok((op.extra, op.imm));
     }
-    let bytes = usize::from(op.src);
-    let address = core.address(op);
-    let mut pointer = [0; 10];
-    core.load_bytes(address, &mut pointer[..bytes + 2])?;
-    let selector = u16::from_le_bytes([pointer[bytes], pointer[bytes + 1]]);
-    pointer[bytes..].fill(0);
-    let offset = u64::from_le_bytes(pointer[..8].try_into().expect("eight bytes"));
-    Ok((selector, offset))
+    core.load_far_pointer(core.address(op), usize::from(op.src))
 }
 
 fn far_target(core: &mut Core, op: &Op) -> Result<(u64, Segment), Fault> {

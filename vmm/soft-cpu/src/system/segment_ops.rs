@@ -68,12 +68,7 @@ fn pop_ss(core: &mut Core, op: &Op) -> Result<(), Fault> {
 /// LES and relatives: the segment of number `src`, and a register of `extra` bytes.
 fn load_far_pointer(core: &mut Core, op: &Op) -> Result<(), Fault> {
     let bytes = usize::from(op.extra);
-    let mut pointer = [0; 10];
-    let address = core.address(op);
-    core.load_bytes(address, &mut pointer[..bytes + 2])?;
-    let selector = u16::from_le_bytes([pointer[bytes], pointer[bytes + 1]]);
-    pointer[bytes..].fill(0);
-    let offset = u64::from_le_bytes(pointer[..8].try_into().expect("eight bytes"));
+    let (selector, offset) = core.load_far_pointer(core.address(op), bytes)?;
     core.load_segment(usize::from(op.src), selector)?;
     match bytes {
         2 => core.set::<1>(op.dst, offset),

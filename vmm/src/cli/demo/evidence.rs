@@ -9,9 +9,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Context as _;
 use tokio::time::sleep;
 
-use super::observe::status;
-use super::process::Who;
-use super::stage::Stage;
+use super::super::stage::Stage;
+use super::super::stage::observe::status;
+use super::super::stage::process::Who;
+
 use crate::net::capture::{CaptureReader, connections_reopened};
 use crate::net::query_stats;
 use crate::node::NodeState;

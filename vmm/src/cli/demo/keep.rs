@@ -1,7 +1,8 @@
 //! `--keep`: the pair stays, for people to play with.
 
-use super::process::{What, Who};
-use super::stage::Stage;
+use super::super::stage::process::{What, Who};
+use super::super::stage::{Audience as _, Stage};
+
 use super::view::View;
 
 /// Says how to connect, and then tells what happens. Never returns; to be cancelled.

@@ -3,24 +3,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use super::client::{ClientError, Connection, Load};
+use super::super::stage::client::Load;
+use super::super::stage::observe::{Observer, leader, servers, status};
+use super::super::stage::process::{Happening, Said, What, Who};
+use super::super::stage::{Audience as _, Stage};
 use super::evidence::{self, Evidence};
-use super::observe::{Observer, leader, servers, status};
-use super::process::{Happening, Said, What, Who};
 use super::report::{Figures, Notes};
-use super::resp::Reply;
-use super::stage::Stage;
 use super::view::{Frame, View, millis};
 use super::{Kill, Plan};
 use crate::node::{NodeState, NodeStatus};
-
-/// How long the guest's server may take to answer at first.
-const GUEST_PATIENCE: Duration = Duration::from_secs(20);
-
-/// How long to wait before it is asked again.
-const GUEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a takeover may take beyond the load's time.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(30);
@@ -43,7 +36,7 @@ pub(super) async fn play(
     view: &mut View,
 ) -> anyhow::Result<Figures> {
     let observer = Observer::start(stage);
-    greet(stage, plan).await?;
+    stage.greet().await?;
     let load = Load::start(stage.guest(), plan.clients)
         .await
         .context("connecting the clients")?;
@@ -67,26 +60,6 @@ pub(super) async fn play(
     };
     run.drive().await?;
     run.conclude().await
-}
-
-/// Waits until the guest's server answers.
-async fn greet(stage: &Stage, plan: &Plan) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    loop {
-        match ping(stage).await {
-            Ok(Reply::Status(_)) => return Ok(()),
-            answer if begun.elapsed() > GUEST_PATIENCE => bail!(
-                "the guest {:?} does not answer PING on its port 6379 ({answer:?}): the demo's \
-                 clients speak to a key-value server, which the guest kv is",
-                plan.guest
-            ),
-            _ => sleep(GUEST_PAUSE).await,
-        }
-    }
-}
-
-async fn ping(stage: &Stage) -> Result<Reply, ClientError> {
-    Connection::open(stage.guest()).await?.ask(&["PING"]).await
 }
 
 /// The primary's figures at a moment.

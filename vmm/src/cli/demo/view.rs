@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use test_and_set::Role;
 
-use super::observe::Observed;
-use super::process::{Happening, Said, What, Who};
+use super::super::stage::Audience;
+use super::super::stage::observe::Observed;
+use super::super::stage::process::{Happening, Said, What, Who};
 use crate::node::NodeState;
 
 /// How many samples the sparkline shows.
@@ -110,11 +111,6 @@ impl View {
         self.print(&format!("{text}\n"));
     }
 
-    /// Something happens now.
-    pub(super) fn note(&mut self, text: &str) {
-        self.event(Instant::now(), text);
-    }
-
     /// Something was done to the processes: the moment is marked in the sparkline.
     pub(super) fn strike(&mut self, at: Instant, text: &str) {
         self.struck = true;
@@ -126,26 +122,6 @@ impl View {
         let since = at.saturating_duration_since(self.begun).as_secs_f64();
         let stamp = self.paint.dim(&format!("+{since:>6.3} s"));
         self.print(&format!("  {stamp}  {text}\n"));
-    }
-
-    /// A process said something or ended.
-    pub(super) fn happening(&mut self, happening: &Happening) {
-        let who = happening.who;
-        let text = match &happening.what {
-            // Getting ready takes many steps; that a node is the VM is told with its token.
-            What::Said(Said::State {
-                state: NodeState::Starting | NodeState::Alone,
-                ..
-            }) => return,
-            What::Said(Said::State { state, why }) => {
-                format!("{who}: {}: {why}", self.state(*state))
-            }
-            What::Said(Said::Warning { text }) => self.paint.dim(&format!("{who}: {text}")),
-            What::Said(Said::End { end: Some(end) }) => format!("{who}: {end}"),
-            What::Said(Said::Listening { .. } | Said::Live { .. } | Said::End { .. }) => return,
-            What::Ended(_) => self.paint.dim(&format!("{who}: the process is gone")),
-        };
-        self.event(happening.at, &text);
     }
 
     fn state(&self, state: NodeState) -> String {
@@ -260,6 +236,31 @@ impl View {
     /// The throughput so far, as a sparkline of the whole load.
     pub(super) fn history(&self) -> String {
         self.sparkline()
+    }
+}
+
+impl Audience for View {
+    fn note(&mut self, text: &str) {
+        self.event(Instant::now(), text);
+    }
+
+    fn happening(&mut self, happening: &Happening) {
+        let who = happening.who;
+        let text = match &happening.what {
+            // Getting ready takes many steps; that a node is the VM is told with its token.
+            What::Said(Said::State {
+                state: NodeState::Starting | NodeState::Alone,
+                ..
+            }) => return,
+            What::Said(Said::State { state, why }) => {
+                format!("{who}: {}: {why}", self.state(*state))
+            }
+            What::Said(Said::Warning { text }) => self.paint.dim(&format!("{who}: {text}")),
+            What::Said(Said::End { end: Some(end) }) => format!("{who}: {end}"),
+            What::Said(Said::Listening { .. } | Said::Live { .. } | Said::End { .. }) => return,
+            What::Ended(_) => self.paint.dim(&format!("{who}: the process is gone")),
+        };
+        self.event(happening.at, &text);
     }
 }
 

@@ -11,7 +11,7 @@ use ft_logging::initial::CpuIdentity;
 use ft_logging::types::Position;
 
 use super::{KvmCpu, cpuid};
-use crate::cpu::{Cpu, Exit};
+use crate::cpu::{Backend, Cpu, Exit};
 use crate::sys::vm::allocate_ram;
 
 /// Why KVM cannot be used here, and what to do about it.
@@ -71,12 +71,30 @@ impl Speed {
 /// Instructions in a round of the probe's loop.
 const LOOP_INSTRUCTIONS: u64 = 2;
 
-/// Measures guest code at CPL 0 for about 10 ms.
+/// How often a speed that is an interpreter's is measured.
+const SLOW_MEASUREMENTS: u32 = 3;
+
+/// Measures guest code at CPL 0 for about 10 ms; again where it seems slow, since a busy host can
+/// make hardware slow, but nothing makes an interpreter fast.
 ///
 /// # Errors
 ///
 /// If KVM refuses to run it.
 pub fn probe_speed(kvm: &Kvm) -> anyhow::Result<Speed> {
+    let mut best = Speed { mips: 0.0 };
+    for _ in 0..SLOW_MEASUREMENTS {
+        let speed = measure(kvm)?;
+        if speed.mips > best.mips {
+            best = speed;
+        }
+        if best.mips >= Speed::SOFTWARE_BELOW_MIPS {
+            break;
+        }
+    }
+    Ok(best)
+}
+
+fn measure(kvm: &Kvm) -> anyhow::Result<Speed> {
     let mut rounds: u32 = 1 << 10;
     loop {
         let elapsed = time_loop(kvm, rounds)?;
@@ -132,7 +150,7 @@ pub fn cpu_model() -> String {
 /// If KVM cannot be asked.
 pub fn identity(kvm: &Kvm) -> anyhow::Result<CpuIdentity> {
     Ok(CpuIdentity {
-        backend: "kvm".to_owned(),
+        backend: Backend::Kvm.to_string(),
         model: cpu_model(),
         kind: probe_speed(kvm)?.kind().to_owned(),
         cpuid: cpuid::digest(&cpuid::filtered(kvm)?),

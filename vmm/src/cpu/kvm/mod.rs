@@ -11,7 +11,7 @@ pub mod probe;
 
 use std::io;
 
-use ft_logging::types::Position;
+use ft_logging::types::{Position, VirtualTime};
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags};
 
 use super::{Access, Cpu, CpuError, CpuState, Exit, Target};
@@ -191,9 +191,19 @@ impl Cpu for KvmCpu {
         }
     }
 
+    fn slice(&self) -> Option<u64> {
+        None
+    }
+
     fn at_boundary(&self) -> bool {
         self.string.is_none() && !self.adrift
     }
+
+    /// Its guests see no time stamp counter (DET-4).
+    fn set_time(&mut self, _now: VirtualTime) {}
+
+    /// It stops at accesses only, and looks there.
+    fn expect_interrupt(&mut self, _pending: bool) {}
 
     fn takes_interrupts(&mut self) -> bool {
         self.at_boundary() && self.vcpu.takes_interrupts()
@@ -242,69 +252,5 @@ impl Cpu for KvmCpu {
         dirty.resize(dirty.len().max(log.len()), 0);
         dirty.iter_mut().zip(log).for_each(|(all, new)| *all |= new);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
-
-    use kvm_bindings::kvm_regs;
-    use vm_memory::{Bytes, GuestAddress};
-
-    use super::*;
-    use crate::sys::kick::Kicker;
-    use crate::sys::vm::allocate_ram;
-
-    /// DET-1: what is said of a position must not depend on when a signal came.
-    #[test]
-    fn det_1_an_interrupted_cpu_is_at_no_position() {
-        let kvm = match host::open() {
-            Ok(kvm) => kvm,
-            Err(error) => return eprintln!("SKIPPED: {error}"),
-        };
-        let ram = allocate_ram(0x4000).expect("16 KiB");
-        // Real mode: 1: cmp byte [0x2000], 0; je 1b; out 0x80, al
-        let code = [0x80, 0x3E, 0x00, 0x20, 0x00, 0x74, 0xF9, 0xE6, 0x80];
-        ram.write_slice(&code, GuestAddress(0x1000)).expect("RAM");
-        let mut cpu = KvmCpu::new(&kvm, &ram).expect("a CPU");
-        let fd = cpu.vcpu.fd();
-        let mut sregs = fd.get_sregs().expect("its registers");
-        (sregs.cs.base, sregs.cs.selector) = (0, 0);
-        fd.set_sregs(&sregs).expect("its registers");
-        let regs = kvm_regs {
-            rip: 0x1000,
-            rflags: 2,
-            ..Default::default()
-        };
-        fd.set_regs(&regs).expect("its registers");
-
-        let kicker = Kicker::for_this_thread().expect("a signal handler");
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|threads| {
-            threads.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    kicker.kick();
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            });
-            let exit = cpu.run(Position(u64::MAX));
-            stop.store(true, Ordering::Relaxed);
-            assert_eq!(exit.expect("it runs"), Exit::Interrupted);
-        });
-        assert_eq!(cpu.position(), Position(0));
-        assert!(!cpu.at_boundary() && !cpu.takes_interrupts());
-
-        ram.write_obj(1u8, GuestAddress(0x2000)).expect("RAM");
-        let exit = loop {
-            match cpu.run(Position(u64::MAX)).expect("it runs") {
-                Exit::Interrupted => {}
-                exit => break exit,
-            }
-        };
-        assert!(matches!(exit, Exit::Access(_)), "{exit:?}");
-        assert_eq!(cpu.position(), Position(1));
-        assert!(cpu.at_boundary());
     }
 }

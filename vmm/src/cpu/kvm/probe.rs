@@ -97,25 +97,3 @@ pub fn cpuid_not_honoured(kvm: &Kvm) -> anyhow::Result<Vec<(kvm_cpuid_entry2, Op
     }
     Ok(differing)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::host;
-    use super::*;
-
-    #[test]
-    fn an_instruction_is_executed_or_faults() {
-        let kvm = match host::open() {
-            Ok(kvm) => kvm,
-            Err(error) => return eprintln!("SKIPPED: {error}"),
-        };
-        // xchg eax, ecx
-        match execute(&kvm, &[0x66, 0x91], 1, 2).expect("it runs") {
-            Executed::Done(regs) => assert_eq!((regs.rax, regs.rcx), (2, 1)),
-            other => panic!("{other:?}"),
-        }
-        // div cl, by zero
-        let divided = execute(&kvm, &[0xF6, 0xF1], 1, 0).expect("it runs");
-        assert_eq!(divided, Executed::Faulted);
-    }
-}

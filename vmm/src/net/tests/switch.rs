@@ -185,6 +185,34 @@ fn sec_3_a_guest_takes_no_address_of_another() {
     );
 }
 
+/// A VM that was stopped and is started anew has the same name and addresses, and another life.
+#[test]
+fn the_next_life_of_a_vm_has_the_addresses_of_the_last_one() {
+    let mut net = Net::new(true);
+    let first = net.speaker(1, 1, token(1, false));
+    net.node_sends(0, first, frame(HOST, GUEST, 1));
+    net.effects();
+    let early = net.speaker(2, 2, token(1, false));
+    assert_eq!(
+        net.node_sends(1, early, frame(HOST, GUEST, 2)),
+        Verdict::Malformed,
+        "SEC-3: the first is still there"
+    );
+    net.switch.handle_detach(first);
+    net.switch.handle_detach(early);
+
+    let next = net.speaker(3, 3, token(1, false));
+    net.effects();
+    let request = frame(GUEST, HOST, 3);
+    net.host_sends(2, request.clone());
+    let sent = net.effects();
+    assert!(sent.contains(&ToNode(next, request)), "{sent:?}");
+    assert_eq!(
+        net.node_sends(3, next, frame(HOST, GUEST, 4)),
+        Verdict::Accepted
+    );
+}
+
 #[test]
 fn sec_3_a_guest_with_many_addresses_fills_only_its_own_table() {
     let mut net = Net::new(false);

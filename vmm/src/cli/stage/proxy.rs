@@ -14,7 +14,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 
 /// A proxy; the cable is pulled out with it.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(in crate::cli) struct Proxy {
     address: SocketAddr,
     cut: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -28,7 +28,7 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// Listens, and carries what arrives to `target` and back.
-    pub(super) async fn start(target: SocketAddr) -> io::Result<Self> {
+    pub(in crate::cli) async fn start(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (cut, is_cut) = watch::channel(false);
@@ -40,12 +40,12 @@ impl Proxy {
     }
 
     /// Where it listens.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(in crate::cli) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// From now on nothing passes, in either direction, and nobody is told: no connection closes.
-    pub(super) fn cut(&self) {
+    pub(in crate::cli) fn cut(&self) {
         self.cut.send_replace(true);
     }
 }

@@ -18,14 +18,14 @@ use std::ops::AddAssign;
 use super::resp::Reply;
 
 /// The keys that each client writes in turn.
-pub(super) const KEYS: usize = 64;
+pub(in crate::cli) const KEYS: usize = 64;
 
 /// The counter that all clients increment.
-pub(super) const SHARED: &str = "demo:shared";
+pub(in crate::cli) const SHARED: &str = "demo:shared";
 
 /// One request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Request {
+pub(in crate::cli) enum Request {
     /// Store a value, which no other request ever stores.
     Set {
         /// Which of the client's keys.
@@ -46,20 +46,20 @@ pub(super) enum Request {
 
 impl Request {
     /// Whether its answer acknowledges a write.
-    pub(super) fn writes(self) -> bool {
+    pub(in crate::cli) fn writes(self) -> bool {
         !matches!(self, Request::Get { .. })
     }
 }
 
 /// What was found to be wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Findings {
+pub(in crate::cli) struct Findings {
     /// Acknowledged writes that are not there.
-    pub(super) lost: u64,
+    pub(in crate::cli) lost: u64,
     /// Increments that were counted again.
-    pub(super) duplicated: u64,
+    pub(in crate::cli) duplicated: u64,
     /// The first fault, for people.
-    pub(super) first: Option<String>,
+    pub(in crate::cli) first: Option<String>,
 }
 
 impl Findings {
@@ -93,14 +93,14 @@ impl AddAssign for Findings {
 /// An answer of the wrong kind, such as an error.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the guest answered {request:?} with {reply:?}")]
-pub(super) struct WrongAnswer {
+pub(in crate::cli) struct WrongAnswer {
     request: Request,
     reply: Reply,
 }
 
 /// What one client was promised.
 #[derive(Clone, Debug)]
-pub(super) struct Ledger {
+pub(in crate::cli) struct Ledger {
     client: usize,
     step: u64,
     keys: [Option<u64>; KEYS],
@@ -112,7 +112,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// Of a client that has asked nothing yet.
-    pub(super) fn new(client: usize) -> Self {
+    pub(in crate::cli) fn new(client: usize) -> Self {
         Ledger {
             client,
             step: 0,
@@ -128,7 +128,7 @@ impl Ledger {
     /// # Panics
     ///
     /// If the one before was not answered.
-    pub(super) fn next(&mut self) -> Request {
+    pub(in crate::cli) fn next(&mut self) -> Request {
         assert_eq!(self.open, None, "one request at a time");
         let round = self.step / 4;
         let key = (round % KEYS as u64) as usize;
@@ -146,7 +146,7 @@ impl Ledger {
     }
 
     /// Its words on the wire.
-    pub(super) fn words(&self, request: Request) -> Vec<Vec<u8>> {
+    pub(in crate::cli) fn words(&self, request: Request) -> Vec<Vec<u8>> {
         let text = match request {
             Request::Set { key, value } => {
                 vec!["SET".to_owned(), self.key_name(key), self.value_text(value)]
@@ -159,12 +159,12 @@ impl Ledger {
     }
 
     /// The name of a key.
-    pub(super) fn key_name(&self, key: usize) -> String {
+    pub(in crate::cli) fn key_name(&self, key: usize) -> String {
         format!("demo:{}:{key}", self.client)
     }
 
     /// The name of the client's counter.
-    pub(super) fn counter_name(&self) -> String {
+    pub(in crate::cli) fn counter_name(&self) -> String {
         format!("demo:{}:count", self.client)
     }
 
@@ -182,7 +182,7 @@ impl Ledger {
     /// # Panics
     ///
     /// If there is no open request.
-    pub(super) fn answered(
+    pub(in crate::cli) fn answered(
         &mut self,
         reply: Reply,
         shared: &mut SharedCounter,
@@ -211,7 +211,7 @@ impl Ledger {
     }
 
     /// Holds what a key contains against what was acknowledged.
-    pub(super) fn check_key(&mut self, key: usize, found: Option<&[u8]>) {
+    pub(in crate::cli) fn check_key(&mut self, key: usize, found: Option<&[u8]>) {
         let text = found.map(String::from_utf8_lossy);
         let is =
             |value: Option<u64>| text.as_deref() == value.map(|v| self.value_text(v)).as_deref();
@@ -243,19 +243,19 @@ impl Ledger {
     }
 
     /// Holds the client's counter against the increments that were acknowledged.
-    pub(super) fn check_counter(&mut self, found: u64) {
+    pub(in crate::cli) fn check_counter(&mut self, found: u64) {
         let most = self.counter + u64::from(self.open == Some(Request::Count));
         self.findings += compare(&self.counter_name(), self.counter, most, found);
         self.counter = found;
     }
 
     /// How many increments of the shared counter have an unknown fate.
-    pub(super) fn shared_open(&self) -> u64 {
+    pub(in crate::cli) fn shared_open(&self) -> u64 {
         u64::from(self.open == Some(Request::CountShared))
     }
 
     /// What was wrong so far.
-    pub(super) fn findings(&self) -> &Findings {
+    pub(in crate::cli) fn findings(&self) -> &Findings {
         &self.findings
     }
 }
@@ -280,7 +280,7 @@ fn compare(name: &str, least: u64, most: u64, found: u64) -> Findings {
 /// What all clients together were promised of the counter that they share: every answer is a number
 /// that nobody else was given, and none is skipped.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SharedCounter {
+pub(in crate::cli) struct SharedCounter {
     acknowledged: u64,
     /// One bit for each number that was given out.
     seen: Vec<u64>,
@@ -312,7 +312,7 @@ impl SharedCounter {
 
     /// Holds the counter against the increments that were acknowledged; `open` more may have
     /// happened.
-    pub(super) fn check(&mut self, found: u64, open: u64) -> Findings {
+    pub(in crate::cli) fn check(&mut self, found: u64, open: u64) -> Findings {
         let least = self.acknowledged - self.repeated;
         let findings = compare(SHARED, least, self.acknowledged + open, found);
         self.acknowledged = found;

@@ -29,7 +29,7 @@ const REAP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Who {
+pub(in crate::cli) enum Who {
     /// An arbiter server, by its id.
     Arbiter(u64),
     Gateway,
@@ -50,7 +50,7 @@ impl std::fmt::Display for Who {
 
 impl Who {
     /// The stem of its files' names.
-    pub(super) fn stem(self) -> String {
+    pub(in crate::cli) fn stem(self) -> String {
         match self {
             Who::Arbiter(id) => format!("arbiter-{id}"),
             other => other.to_string(),
@@ -61,7 +61,7 @@ impl Who {
 /// What a process says with `--json`: the events of all roles, as far as the demo wants them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub(super) enum Said {
+pub(in crate::cli) enum Said {
     Listening {
         address: SocketAddr,
         #[serde(default)]
@@ -86,22 +86,22 @@ pub(super) enum Said {
 
 /// What happens to a process.
 #[derive(Clone, Debug)]
-pub(super) enum What {
+pub(in crate::cli) enum What {
     Said(Said),
     Ended(ExitStatus),
 }
 
 /// Something that happened.
 #[derive(Clone, Debug)]
-pub(super) struct Happening {
-    pub(super) at: Instant,
-    pub(super) who: Who,
-    pub(super) what: What,
+pub(in crate::cli) struct Happening {
+    pub(in crate::cli) at: Instant,
+    pub(in crate::cli) who: Who,
+    pub(in crate::cli) what: What,
 }
 
 /// A running process. Dropping it kills it.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(in crate::cli) struct Process {
     who: Who,
     pid: Pid,
     log: PathBuf,
@@ -118,7 +118,7 @@ impl Drop for Process {
 
 impl Process {
     /// Starts this program with `arguments`; its standard error goes to a file in `dir`.
-    pub(super) fn spawn(
+    pub(in crate::cli) fn spawn(
         who: Who,
         arguments: &[String],
         dir: &Path,
@@ -153,17 +153,33 @@ impl Process {
     }
 
     /// Its process id.
-    pub(super) fn pid(&self) -> i32 {
+    pub(in crate::cli) fn pid(&self) -> i32 {
         self.pid.as_raw()
     }
 
     /// Whether it still runs.
-    pub(super) fn runs(&self) -> bool {
+    pub(in crate::cli) fn runs(&self) -> bool {
         self.ended.borrow().is_none()
     }
 
+    /// The CPU time that it has used: of the threads that still run, as far as the kernel tells.
+    pub(in crate::cli) fn cpu_time(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid));
+        let of_thread = |entry: std::fs::DirEntry| {
+            let text = std::fs::read_to_string(entry.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        };
+        let ns: u64 = threads
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(of_thread)
+            .sum();
+        Duration::from_nanos(ns)
+    }
+
     /// SIGKILL: no last word, no clean-up.
-    pub(super) fn kill(&self) -> io::Result<()> {
+    pub(in crate::cli) fn kill(&self) -> io::Result<()> {
         // Not after it was reaped, when the number may be somebody else's. The task that reaps it
         // says so in the same step, on this thread.
         if self.runs() {
@@ -173,13 +189,13 @@ impl Process {
     }
 
     /// Kills it, and waits until it is gone.
-    pub(super) async fn end(mut self) {
+    pub(in crate::cli) async fn end(mut self) {
         let _ = self.kill();
         let _ = timeout(REAP_PATIENCE, self.ended.wait_for(Option::is_some)).await;
     }
 
     /// Why it ended, in its own words.
-    pub(super) fn obituary(&self, status: ExitStatus) -> String {
+    pub(in crate::cli) fn obituary(&self, status: ExitStatus) -> String {
         let how = match (status.code(), status.signal()) {
             (Some(code), _) => format!("ended with status {code}"),
             (None, Some(signal)) => format!("was killed by signal {signal}"),

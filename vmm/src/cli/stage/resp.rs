@@ -6,7 +6,7 @@ const MAX_REPLY_BYTES: usize = 64 << 10;
 
 /// What the server answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(in crate::cli) enum Reply {
     /// `+OK`.
     Status(String),
     /// `:42`.
@@ -20,10 +20,10 @@ pub(super) enum Reply {
 /// Bytes that are no reply of this protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("what the guest sent is no RESP reply: {0:?}")]
-pub(super) struct Malformed(String);
+pub(in crate::cli) struct Malformed(String);
 
 /// Appends a command.
-pub(super) fn encode(words: &[&[u8]], out: &mut Vec<u8>) {
+pub(in crate::cli) fn encode(words: &[&[u8]], out: &mut Vec<u8>) {
     out.extend(format!("*{}\r\n", words.len()).bytes());
     for word in words {
         out.extend(format!("${}\r\n", word.len()).bytes());
@@ -37,7 +37,7 @@ pub(super) fn encode(words: &[&[u8]], out: &mut Vec<u8>) {
 /// # Errors
 ///
 /// [`Malformed`], also for a reply that is longer than [`MAX_REPLY_BYTES`].
-pub(super) fn decode(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Malformed> {
+pub(in crate::cli) fn decode(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Malformed> {
     let malformed = || {
         let start = &bytes[..bytes.len().min(40)];
         Malformed(String::from_utf8_lossy(start).into_owned())

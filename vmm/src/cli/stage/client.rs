@@ -24,7 +24,7 @@ const READ_BYTES: usize = 4096;
 
 /// Why a connection is of no use any more.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
+pub(in crate::cli) enum ClientError {
     #[error("the guest closed the connection")]
     Closed,
     #[error("the connection broke: {0}")]
@@ -41,7 +41,7 @@ pub(super) enum ClientError {
 
 /// A connection to the guest's key-value server.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(in crate::cli) struct Connection {
     stream: TcpStream,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
@@ -49,7 +49,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects.
-    pub(super) async fn open(address: SocketAddr) -> Result<Self, ClientError> {
+    pub(in crate::cli) async fn open(address: SocketAddr) -> Result<Self, ClientError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Connection {
@@ -60,7 +60,10 @@ impl Connection {
     }
 
     /// Sends a command and waits for its reply.
-    pub(super) async fn ask<W: AsRef<[u8]>>(&mut self, words: &[W]) -> Result<Reply, ClientError> {
+    pub(in crate::cli) async fn ask<W: AsRef<[u8]>>(
+        &mut self,
+        words: &[W],
+    ) -> Result<Reply, ClientError> {
         let words: Vec<&[u8]> = words.iter().map(AsRef::as_ref).collect();
         self.outbox.clear();
         resp::encode(&words, &mut self.outbox);
@@ -141,27 +144,32 @@ impl Client {
 
 /// All clients at work.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(in crate::cli) struct Load {
     common: Arc<Common>,
     tasks: JoinSet<Client>,
 }
 
 /// What the clients can say when all is over.
 #[derive(Clone, Debug)]
-pub(super) struct Verdict {
+pub(in crate::cli) struct Verdict {
     /// What is lost or doubled.
-    pub(super) findings: Findings,
+    pub(in crate::cli) findings: Findings,
     /// Connections that did not last.
-    pub(super) broken: usize,
+    pub(in crate::cli) broken: usize,
     /// Why the first of them broke.
-    pub(super) why_broken: Option<String>,
+    pub(in crate::cli) why_broken: Option<String>,
     /// Values and counters that were read back.
-    pub(super) checked: usize,
+    pub(in crate::cli) checked: usize,
+    /// What was measured, to the last answer of the load.
+    pub(in crate::cli) meter: Meter,
 }
 
 impl Load {
     /// Opens `clients` connections and begins.
-    pub(super) async fn start(address: SocketAddr, clients: usize) -> Result<Self, ClientError> {
+    pub(in crate::cli) async fn start(
+        address: SocketAddr,
+        clients: usize,
+    ) -> Result<Self, ClientError> {
         let mut ready = Vec::with_capacity(clients);
         for number in 0..clients {
             let mut connection = Connection::open(address).await?;
@@ -186,12 +194,12 @@ impl Load {
     }
 
     /// When the load began.
-    pub(super) fn started(&self) -> Instant {
+    pub(in crate::cli) fn started(&self) -> Instant {
         self.common.started
     }
 
     /// What was measured so far.
-    pub(super) fn meter(&self) -> MutexGuard<'_, Meter> {
+    pub(in crate::cli) fn meter(&self) -> MutexGuard<'_, Meter> {
         lock(&self.common.meter)
     }
 
@@ -201,7 +209,10 @@ impl Load {
     /// # Errors
     ///
     /// If the fresh connection is of no use.
-    pub(super) async fn finish(mut self, address: SocketAddr) -> Result<Verdict, ClientError> {
+    pub(in crate::cli) async fn finish(
+        mut self,
+        address: SocketAddr,
+    ) -> Result<Verdict, ClientError> {
         self.common.stop.store(true, Ordering::Relaxed);
         let mut clients = Vec::new();
         while let Some(client) = self.tasks.join_next().await {
@@ -243,6 +254,7 @@ impl Load {
             broken: broken.len(),
             why_broken: broken.first().map(ToString::to_string),
             checked: checked + 1,
+            meter: lock(&self.common.meter).clone(),
             findings: clients.iter().fold(findings, |mut all, client| {
                 all += client.ledger.findings().clone();
                 all

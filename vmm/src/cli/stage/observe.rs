@@ -9,8 +9,8 @@ use test_and_set::{Client, ClientConfig, Role};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::Stage;
 use super::process::Who;
-use super::stage::Stage;
 use crate::node::{self, ControlRequest, ControlResponse, NodeStatus};
 
 /// How often the nodes are asked.
@@ -24,18 +24,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How everybody is.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Observed {
+pub(in crate::cli) struct Observed {
     /// The nodes that answer.
-    pub(super) nodes: BTreeMap<Who, NodeStatus>,
+    pub(in crate::cli) nodes: BTreeMap<Who, NodeStatus>,
     /// The arbiter's servers that answer: what they do, and in which term.
-    pub(super) arbiter: BTreeMap<u64, (Role, u64)>,
+    pub(in crate::cli) arbiter: BTreeMap<u64, (Role, u64)>,
     /// Bits of log a second, lately.
-    pub(super) log_bits_per_s: f64,
+    pub(in crate::cli) log_bits_per_s: f64,
 }
 
 /// A task that looks; it ends with this value.
 #[derive(Debug)]
-pub(super) struct Observer {
+pub(in crate::cli) struct Observer {
     observed: Arc<Mutex<Observed>>,
     task: JoinHandle<()>,
 }
@@ -48,7 +48,7 @@ impl Drop for Observer {
 
 impl Observer {
     /// Begins to look at what is on `stage`.
-    pub(super) fn start(stage: &Stage) -> Self {
+    pub(in crate::cli) fn start(stage: &Stage) -> Self {
         let observed = Arc::<Mutex<Observed>>::default();
         let nodes = [Who::Primary, Who::Backup].map(|who| (who, stage.control(who)));
         let (arbiter, to) = (stage.arbiter(), observed.clone());
@@ -82,7 +82,7 @@ impl Observer {
     }
 
     /// What was seen last.
-    pub(super) fn now(&self) -> Observed {
+    pub(in crate::cli) fn now(&self) -> Observed {
         self.observed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -97,7 +97,7 @@ fn log_bytes(seen: &Observed) -> u64 {
 }
 
 /// A node's status; `None` if it does not answer.
-pub(super) async fn status(control: &Path) -> Option<NodeStatus> {
+pub(in crate::cli) async fn status(control: &Path) -> Option<NodeStatus> {
     let answer = node::request(control, &ControlRequest::Status);
     match timeout(PATIENCE, answer).await {
         Ok(Ok(ControlResponse::Status(status))) => Some(*status),
@@ -106,7 +106,7 @@ pub(super) async fn status(control: &Path) -> Option<NodeStatus> {
 }
 
 /// What each of the arbiter's servers does that answers.
-pub(super) async fn servers(arbiter: ClientConfig) -> BTreeMap<u64, (Role, u64)> {
+pub(in crate::cli) async fn servers(arbiter: ClientConfig) -> BTreeMap<u64, (Role, u64)> {
     let statuses = Client::new(arbiter).status_all().await;
     statuses
         .into_values()
@@ -116,7 +116,7 @@ pub(super) async fn servers(arbiter: ClientConfig) -> BTreeMap<u64, (Role, u64)>
 }
 
 /// Which server leads, if one does.
-pub(super) fn leader(servers: &BTreeMap<u64, (Role, u64)>) -> Option<u64> {
+pub(in crate::cli) fn leader(servers: &BTreeMap<u64, (Role, u64)>) -> Option<u64> {
     let leaders = servers
         .iter()
         .filter(|(_, (role, _))| *role == Role::Leader);

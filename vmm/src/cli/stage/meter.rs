@@ -9,7 +9,7 @@ const AROUND: Duration = Duration::from_secs(3);
 
 /// Counts answers.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Meter {
+pub(in crate::cli) struct Meter {
     requests: u64,
     writes: u64,
     before: Histogram,
@@ -21,7 +21,7 @@ pub(super) struct Meter {
 
 impl Meter {
     /// A request that was sent at `sent` was answered at `now`.
-    pub(super) fn answered(&mut self, sent: Duration, now: Duration, write: bool) {
+    pub(in crate::cli) fn answered(&mut self, sent: Duration, now: Duration, write: bool) {
         let wait = now.saturating_sub(sent);
         self.requests += 1;
         self.writes += u64::from(write);
@@ -39,34 +39,39 @@ impl Meter {
         self.last = now;
     }
 
+    /// The waits so far do not count.
+    pub(in crate::cli) fn restart(&mut self) {
+        self.before = Histogram::default();
+    }
+
     /// Something is killed at `now`.
-    pub(super) fn killed(&mut self, now: Duration) {
+    pub(in crate::cli) fn killed(&mut self, now: Duration) {
         self.killed = Some(now);
         self.last = now;
     }
 
     /// Answers so far.
-    pub(super) fn requests(&self) -> u64 {
+    pub(in crate::cli) fn requests(&self) -> u64 {
         self.requests
     }
 
     /// Acknowledged writes so far.
-    pub(super) fn writes(&self) -> u64 {
+    pub(in crate::cli) fn writes(&self) -> u64 {
         self.writes
     }
 
-    /// Answers before the kill, or all without one.
-    pub(super) fn before(&self) -> &Histogram {
+    /// Answers since the last [`Meter::restart`] and before the kill.
+    pub(in crate::cli) fn before(&self) -> &Histogram {
         &self.before
     }
 
     /// The longest wait of a request that was open at the kill or was sent soon after.
-    pub(super) fn blackout(&self) -> Option<Duration> {
+    pub(in crate::cli) fn blackout(&self) -> Option<Duration> {
         self.killed.map(|_| self.blackout)
     }
 
     /// When the longest time after the kill without any answer ended.
-    pub(super) fn silence_ended(&self) -> Option<Duration> {
+    pub(in crate::cli) fn silence_ended(&self) -> Option<Duration> {
         self.silence.map(|(_, end)| end)
     }
 }

@@ -1,0 +1,107 @@
+//! `ftvm bench`: that every figure is there and makes sense. How large it is depends on the host,
+//! so nothing here compares a time with anything but nothing.
+
+use serde_json::Value;
+
+use super::ftvm;
+
+fn figure(figures: &Value, path: &str) -> f64 {
+    let value = figures.pointer(path);
+    let number = value.and_then(Value::as_f64);
+    number.unwrap_or_else(|| panic!("{path} is {value:?} in {figures}"))
+}
+
+fn is_ordered(figures: &Value, path: &str) {
+    let [least, median, most] =
+        ["least", "median", "most"].map(|part| figure(figures, &format!("{path}/{part}")));
+    assert!(
+        0.0 < least && least <= median && median <= most,
+        "{path}: {least}, {median}, {most}"
+    );
+}
+
+#[test]
+fn a_quick_run_has_every_figure_and_loses_nothing() {
+    let figures = ftvm(&["bench", "--quick", "--json"]).exits(0).json();
+
+    for fault in ["/lost", "/duplicated", "/connections_broken"] {
+        assert_eq!(figure(&figures, fault), 0.0, "{fault}: {figures}");
+    }
+    for positive in [
+        "/host/cpus",
+        "/settings/clients",
+        "/requests/log_bits_per_s",
+        "/requests/lag_ms_p99",
+        "/bandwidth/idle_bits_per_s",
+        "/bandwidth/loaded_bits_per_s",
+        "/bandwidth/loaded_requests_per_s",
+        "/kills/count",
+        "/heartbeats/gaps",
+        "/heartbeats/gap_ms_p9999",
+        "/claims/count",
+        "/claims/claim_ms_p99",
+    ] {
+        assert!(figure(&figures, positive) > 0.0, "{positive}: {figures}");
+    }
+    for spread in [
+        "/requests/protected_ratio",
+        "/requests/recorded_ratio",
+        "/kills/suspected_ms",
+        "/kills/live_ms",
+        "/kills/first_answer_ms",
+        "/kills/longest_wait_ms",
+        "/kills/claim_ms",
+        "/claims/claim_ms",
+    ] {
+        is_ordered(&figures, spread);
+    }
+
+    let variants = figures["requests"]["variants"].as_array().expect("a list");
+    let names: Vec<&str> = variants
+        .iter()
+        .filter_map(|variant| variant["variant"].as_str())
+        .collect();
+    assert_eq!(names, ["alone", "unprotected", "recorded", "protected"]);
+    for (at, name) in names.iter().enumerate() {
+        is_ordered(&figures, &format!("/requests/variants/{at}/requests_per_s"));
+        let median = figure(&figures, &format!("/requests/variants/{at}/median_us"));
+        let p99 = figure(&figures, &format!("/requests/variants/{at}/p99_us"));
+        assert!(0.0 < median && median <= p99, "{name}: {median}, {p99}");
+    }
+
+    // The format's promise: an entry costs its payload and at most 16 bytes.
+    let overhead = figure(&figures, "/bandwidth/frame_overhead_bytes");
+    assert!(0.0 < overhead && overhead <= 16.0, "{overhead}");
+    let kinds = figures["bandwidth"]["loaded_kinds"].as_array();
+    let kinds: Vec<&str> = kinds
+        .expect("a list")
+        .iter()
+        .filter_map(|kind| kind["kind"].as_str())
+        .collect();
+    for kind in ["net-rx", "output", "released"] {
+        assert!(kinds.contains(&kind), "{kind} is not in {kinds:?}");
+    }
+}
+
+#[test]
+fn one_part_can_be_asked_for_in_markdown() {
+    let page = ftvm(&["bench", "--quick", "--only", "claims", "--markdown"])
+        .exits(0)
+        .stdout;
+    assert!(page.contains("| a claim, the arbiter idle | "), "{page}");
+    assert!(!page.contains("SIGKILL"), "{page}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let wrong: [&[&str]; 4] = [
+        &["--seconds", "0"],
+        &["--only", "speed"],
+        &["--json", "--markdown"],
+        &["--kills", "0"],
+    ];
+    for words in wrong {
+        let ran = ftvm(&[&["bench"], words].concat()).exits(2);
+        assert!(ran.stderr.contains("error: "), "{ran:#?}");
+    }
+}

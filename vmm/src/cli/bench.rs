@@ -1,0 +1,193 @@
+//! `ftvm bench`: what protection costs and how fast a failover is, measured side by side in one
+//! run.
+//!
+//! ```text
+//!   requests     alone │ unprotected ×2 │ recorded ×2 │ protected     in rounds, there and back
+//!   bandwidth    a pair that is idle, then loaded; its log, counted by kind of entry
+//!   kills        a pair under load, SIGKILL to its primary, again and again
+//!   heartbeats   a pair under load on a host whose every CPU is busy
+//!   claims       the arbiter, asked by one client
+//! ```
+//!
+//! Where two VMs run next to each other both carry the same load, so that each has the share of
+//! the host that the primary of a pair has: the ratio is what protection costs a host that is as
+//! busy as its backup's. Rounds go there and back through the variants, so that a host that gets
+//! slower or faster meanwhile does it to all of them. Every answer of every load is checked.
+
+mod bandwidth;
+mod claims;
+mod figures;
+mod heartbeats;
+mod kills;
+mod requests;
+mod scene;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use self::figures::{Faults, Figures, Host, Settings};
+use self::scene::Progress;
+use super::cpu::CpuChoice;
+use super::output::json_line;
+use super::text::print;
+
+/// How long one variant is measured in a round, and everything else in proportion, in seconds.
+const SECONDS: f64 = 5.0;
+
+/// What protection costs, and how fast a failover is.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ftvm bench                       everything, in some ten minutes
+  ftvm bench --only requests       the ratio of protected to unprotected alone
+  ftvm bench --quick --json        every figure once, to see that it works
+
+A host that is busy with other things gives figures of those: see the load average that is
+printed. Exit status 0 only if everything was measured and no load found anything lost or doubled.")]
+pub(super) struct BenchArgs {
+    /// Every part, but short: the figures mean little.
+    #[arg(long)]
+    quick: bool,
+    /// How long each variant is measured in a round, in seconds [default: 5; quick: 0.5].
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    seconds: Option<f64>,
+    /// How often every variant's turn comes [default: 5; quick: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// How many primaries are killed [default: 20; quick: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    kills: Option<u32>,
+    /// TCP connections to each VM, each with one request at a time.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=60))]
+    clients: u16,
+    /// A peer that is silent for this long is suspected, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    detect: u64,
+    /// The CPU that runs the guest.
+    #[arg(long, value_enum, value_name = "CPU", default_value_t)]
+    cpu: CpuChoice,
+    /// Only this part.
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+    /// Answer in JSON: one object.
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+    /// Answer in Markdown, as docs/benchmarks.md has it.
+    #[arg(long)]
+    markdown: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("write seconds, from 0.1 to 3600".to_owned()),
+    }
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Requests per second and their latency: unprotected, recorded and protected.
+    Requests,
+    /// The log's bits per second, idle and under load, and its bytes by kind of entry.
+    Bandwidth,
+    /// From SIGKILL to the first answer.
+    Kills,
+    /// Gaps between heartbeats and false alarms, on a busy host.
+    Heartbeats,
+    /// How long the arbiter takes to grant a claim.
+    Claims,
+}
+
+/// What is measured, and how.
+#[derive(Clone, Debug)]
+struct Plan {
+    settings: Settings,
+    only: Option<Part>,
+}
+
+impl Plan {
+    fn new(args: &BenchArgs) -> Self {
+        let pick = |full, quick| if args.quick { quick } else { full };
+        Plan {
+            settings: Settings {
+                quick: args.quick,
+                seconds: args.seconds.unwrap_or(pick(SECONDS, 0.5)),
+                rounds: args.rounds.unwrap_or(pick(5.0, 1.0) as u32),
+                kills: args.kills.unwrap_or(pick(20.0, 1.0) as u32),
+                claims: pick(500.0, 20.0) as u32,
+                clients: args.clients.into(),
+                detect_ms: args.detect,
+                cpu: args.cpu.backend(),
+            },
+            only: args.only,
+        }
+    }
+
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_none_or(|only| only == part)
+    }
+}
+
+/// A run.
+#[derive(Debug)]
+struct Bench {
+    settings: Settings,
+    progress: Progress,
+    faults: Faults,
+}
+
+/// `ftvm bench`.
+pub(super) fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    let plan = Plan::new(&args);
+    super::block_on(async {
+        let figures = tokio::select! {
+            figures = measure(&plan) => figures?,
+            interrupted = super::interrupted() => {
+                interrupted?;
+                return Ok(ExitCode::from(super::INTERRUPTED));
+            }
+        };
+        if args.json {
+            json_line(&figures)?;
+        } else if args.markdown {
+            print(&table::markdown(&figures))?;
+        } else {
+            print(&table::text(&figures))?;
+        }
+        Ok(if figures.faults.none() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    })
+}
+
+async fn measure(plan: &Plan) -> anyhow::Result<Figures> {
+    let host = Host::look();
+    let mut bench = Bench {
+        settings: plan.settings.clone(),
+        progress: Progress::default(),
+        faults: Faults::default(),
+    };
+    let mut figures = Figures::new(host, plan.settings.clone());
+    if plan.wants(Part::Requests) {
+        figures.requests = Some(bench.requests().await?);
+    }
+    if plan.wants(Part::Bandwidth) {
+        figures.bandwidth = Some(bench.bandwidth().await?);
+    }
+    if plan.wants(Part::Kills) {
+        figures.kills = Some(bench.kills().await?);
+    }
+    if plan.wants(Part::Heartbeats) {
+        figures.heartbeats = Some(bench.heartbeats().await?);
+    }
+    if plan.wants(Part::Claims) {
+        figures.claims = Some(bench.claims().await?);
+    }
+    figures.faults = bench.faults;
+    Ok(figures)
+}

@@ -1,0 +1,331 @@
+//! The figures for people: as text, and as Markdown for docs/benchmarks.md.
+
+use std::fmt::Write as _;
+
+use ft_logging::inspect::KindStats;
+
+use super::super::text::{Table, bit_rate, number, text as cell};
+use super::figures::{Faults, Figures, Kills, Requests, Spread};
+
+/// What the paper does not say.
+const NOTHING: &str = "–";
+
+/// A table with a title, before it is known how it will be written.
+#[derive(Debug, Default)]
+struct Section {
+    title: &'static str,
+    head: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Section {
+    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+}
+
+/// Aligned columns.
+pub(super) fn text(figures: &Figures) -> String {
+    let mut page = preamble(figures).join("\n") + "\n";
+    for section in sections(figures) {
+        let mut table = Table::default();
+        let head = section.head.iter().map(|head| (*head).to_owned()).collect();
+        for row in [head].iter().chain(&section.rows) {
+            // Names to the left, figures to the right.
+            let cells = row.iter().enumerate();
+            table.row(cells.map(|(at, text)| if at == 0 { cell(text) } else { number(text) }));
+        }
+        let _ = write!(page, "\n{}\n{table}", section.title);
+    }
+    page + &closing(&figures.faults)
+}
+
+/// Markdown tables.
+pub(super) fn markdown(figures: &Figures) -> String {
+    let mut page = String::new();
+    for line in preamble(figures) {
+        let _ = writeln!(page, "- {line}");
+    }
+    for section in sections(figures) {
+        let _ = writeln!(page, "\n### {}\n", section.title);
+        let _ = writeln!(page, "| {} |", section.head.join(" | "));
+        let rule = section.head.iter().enumerate();
+        let rule: Vec<&str> = rule.map(|(at, _)| ["---", "---:"][at.min(1)]).collect();
+        let _ = writeln!(page, "| {} |", rule.join(" | "));
+        for row in &section.rows {
+            let _ = writeln!(page, "| {} |", row.join(" | "));
+        }
+    }
+    page + &closing(&figures.faults)
+}
+
+fn preamble(figures: &Figures) -> Vec<String> {
+    let (host, settings) = (&figures.host, &figures.settings);
+    let mut lines = vec![
+        format!(
+            "host: {} CPUs ({}), KVM in {}, load average {:.2} before the run",
+            host.cpus, host.cpu_model, host.kvm, host.load_average
+        ),
+        format!(
+            "run: rounds of {} s × {}, {} clients to each VM, detection after {} ms",
+            settings.seconds, settings.rounds, settings.clients, settings.detect_ms
+        ),
+    ];
+    if !host.release_build {
+        lines.push("a debug build: the figures mean little".to_owned());
+    }
+    if settings.quick {
+        lines.push("a quick run: the figures mean little".to_owned());
+    }
+    lines
+}
+
+fn closing(faults: &Faults) -> String {
+    let found = match &faults.first_fault {
+        None => "nothing was lost, doubled or broken".to_owned(),
+        Some(first) => format!(
+            "{} lost, {} doubled, {} connections broken: {first}",
+            faults.lost, faults.duplicated, faults.connections_broken
+        ),
+    };
+    format!("\nEvery answer of every load was checked: {found}.\n")
+}
+
+fn sections(figures: &Figures) -> Vec<Section> {
+    let requests = figures.requests.as_ref().map(requests);
+    let kinds = figures.bandwidth.as_ref().map(|bandwidth| {
+        let idle = (&bandwidth.idle_kinds, "idle");
+        kinds([idle, (&bandwidth.loaded_kinds, "loaded")])
+    });
+    [Some(summary(figures)), requests, kinds]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// Everything that one line can say, beside the paper's figure where it has one.
+fn summary(figures: &Figures) -> Section {
+    let mut section = Section {
+        title: "Summary",
+        head: vec!["", "ftvm", "VMware FT (2010)"],
+        rows: Vec::new(),
+    };
+    let mut row = |name: &str, ours: String, paper: &str| {
+        section.row([name.to_owned(), ours, paper.to_owned()]);
+    };
+    if let Some(requests) = &figures.requests {
+        let Requests {
+            lag_ms_median,
+            lag_ms_p99,
+            ..
+        } = requests;
+        let protected = ratio(&requests.protected_ratio);
+        row("requests, protected / unprotected", protected, "0.94–0.99");
+        let recorded = ratio(&requests.recorded_ratio);
+        row("requests, recorded / unprotected", recorded, NOTHING);
+        let lag = format!("{lag_ms_median:.1} ms, p99 {lag_ms_p99:.1} ms");
+        row("replay lag under load", lag, "below 100 ms");
+    }
+    if let Some(bandwidth) = &figures.bandwidth {
+        let idle = bit_rate(bandwidth.idle_bits_per_s);
+        row("log, idle", idle, "0.5–1.5 Mbit/s");
+        let loaded = format!(
+            "{} at {:.0} requests/s",
+            bit_rate(bandwidth.loaded_bits_per_s),
+            bandwidth.loaded_requests_per_s
+        );
+        row("log, loaded", loaded, "1.5–18 Mbit/s");
+        let overhead = format!("{:.1} bytes", bandwidth.frame_overhead_bytes);
+        row("cost of a received frame beside it", overhead, NOTHING);
+    }
+    if let Some(kills) = &figures.kills {
+        kill_rows(kills, &mut row);
+    }
+    if let Some(beats) = &figures.heartbeats {
+        let gap = format!(
+            "{:.1} ms, worst {:.1} ms of {}",
+            beats.gap_ms_p9999, beats.gap_ms_worst, beats.gaps
+        );
+        let every = format!(
+            "heartbeat gap, every {} ms, all CPUs busy: p99.99",
+            beats.every_ms
+        );
+        row(&every, gap, NOTHING);
+        let alarms = format!("{} in {:.0} s", beats.false_alarms, beats.seconds);
+        row("false alarms there", alarms, NOTHING);
+    }
+    if let Some(claims) = &figures.claims {
+        let took = format!(
+            "{}, p99 {:.1} ms of {}",
+            median_worst(&claims.claim_ms),
+            claims.claim_ms_p99,
+            claims.count
+        );
+        row("a claim, the arbiter idle", took, NOTHING);
+    }
+    section
+}
+
+fn kill_rows(kills: &Kills, row: &mut impl FnMut(&str, String, &str)) {
+    let count = kills.count;
+    let suspected = format!("{} of {count}", median_worst(&kills.suspected_ms));
+    row("SIGKILL to suspicion", suspected, "a few seconds");
+    row(
+        "SIGKILL to the new primary",
+        median_worst(&kills.live_ms),
+        NOTHING,
+    );
+    row(
+        "SIGKILL to the first answer",
+        median_worst(&kills.first_answer_ms),
+        NOTHING,
+    );
+    row(
+        "longest wait of any request",
+        median_worst(&kills.longest_wait_ms),
+        NOTHING,
+    );
+    row("the claim in it", median_worst(&kills.claim_ms), NOTHING);
+}
+
+fn requests(requests: &Requests) -> Section {
+    let mut section = Section {
+        title: "Requests of one VM",
+        head: vec![
+            "variant",
+            "requests/s",
+            "least–most",
+            "median",
+            "p99",
+            "CPU: gateway",
+            "primary",
+            "backup",
+        ],
+        rows: Vec::new(),
+    };
+    for variant in &requests.variants {
+        let Spread {
+            median,
+            least,
+            most,
+        } = variant.requests_per_s;
+        let beside = match variant.variant {
+            "unprotected" | "recorded" => ", its equal beside it",
+            _ => "",
+        };
+        section.row([
+            format!("{}{beside}", variant.variant),
+            format!("{median:.0}"),
+            format!("{least:.0}–{most:.0}"),
+            format!("{:.2} ms", variant.median_us / 1e3),
+            format!("{:.2} ms", variant.p99_us / 1e3),
+            format!("{:.0} µs", variant.cpu_us.gateway),
+            format!("{:.0} µs", variant.cpu_us.primary),
+            format!("{:.0} µs", variant.cpu_us.backup),
+        ]);
+    }
+    section
+}
+
+fn kinds(parts: [(&Vec<KindStats>, &str); 2]) -> Section {
+    let mut section = Section {
+        title: "The log by kind of entry",
+        head: vec!["kind", "entries", "bytes each", "share of bytes"],
+        rows: Vec::new(),
+    };
+    for (kinds, when) in parts {
+        for kind in kinds {
+            section.row([
+                format!("{when}: {}", kind.kind.name()),
+                kind.count.to_string(),
+                format!("{:.1}", kind.bytes_per_entry),
+                format!("{:.1} %", kind.share * 100.0),
+            ]);
+        }
+    }
+    section
+}
+
+fn ratio(spread: &Spread) -> String {
+    let Spread {
+        median,
+        least,
+        most,
+    } = spread;
+    format!("{median:.3} ({least:.3}–{most:.3})")
+}
+
+fn median_worst(spread: &Spread) -> String {
+    format!("{:.1} ms, worst {:.1} ms", spread.median, spread.most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::figures::{Claims, Host, Settings};
+    use super::*;
+    use crate::cpu::Backend;
+
+    fn example() -> Figures {
+        let host = Host {
+            cpus: 2,
+            cpu_model: "a CPU".to_owned(),
+            kvm: "software, 4.2 million instructions/s".to_owned(),
+            load_average: 0.5,
+            release_build: false,
+        };
+        let settings = Settings {
+            quick: false,
+            seconds: 5.0,
+            rounds: 3,
+            kills: 2,
+            claims: 4,
+            clients: 8,
+            detect_ms: 500,
+            cpu: Backend::Kvm,
+        };
+        let mut figures = Figures::new(host, settings);
+        figures.claims = Some(Claims {
+            count: 4,
+            claim_ms: Spread {
+                median: 1.25,
+                least: 1.0,
+                most: 9.0,
+            },
+            claim_ms_p99: 8.0,
+        });
+        figures
+    }
+
+    #[test]
+    fn a_part_that_was_not_measured_is_not_shown() {
+        let page = text(&example());
+        assert!(
+            page.contains("1.2 ms, worst 9.0 ms, p99 8.0 ms of 4"),
+            "{page}"
+        );
+        assert!(page.contains("debug build"), "{page}");
+        assert!(page.contains("nothing was lost"), "{page}");
+        assert!(!page.contains("SIGKILL"), "{page}");
+    }
+
+    #[test]
+    fn markdown_has_a_rule_below_each_head_and_as_many_cells_in_each_row() {
+        let page = markdown(&example());
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with('|')).collect();
+        assert_eq!(rows[1], "| --- | ---: | ---: |");
+        for row in &rows {
+            assert_eq!(row.matches('|').count(), 4, "{row}");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_said_aloud() {
+        let mut figures = example();
+        figures.faults = Faults {
+            lost: 1,
+            first_fault: Some("demo:1:2 should be 3".to_owned()),
+            ..Faults::default()
+        };
+        assert!(text(&figures).contains("1 lost, 0 doubled"));
+    }
+}
