@@ -10,7 +10,7 @@ use super::mxcsr::{
 };
 use super::tests::{encodings, operand, state};
 use super::{host, mxcsr, scalar};
-use crate::core::{cr0, cr4};
+use crate::core::{CodeSize, cr0, cr4};
 use crate::fault::Fault;
 use crate::oracle::{Machine, OPERAND, Random, Software};
 use crate::x87::Arith;
@@ -503,6 +503,28 @@ fn masked_moves_store_the_bytes_whose_mask_is_set() {
             assert_eq!(m.memory, expected);
         }
     }
+}
+
+/// Outside 64-bit mode an image ends behind XMM7.
+#[test]
+fn compatibility_mode_saves_and_restores_eight_registers() {
+    let ones = Machine {
+        memory: [0xff; 512],
+        ..Machine::default()
+    };
+    let mut save = Software::new(&[0x0f, 0xae, 0x06]);
+    save.core.code_size = CodeSize::Wide;
+    let mut m = ones;
+    assert_eq!(save.run(&mut m, 0x1000), Ok(()));
+    assert_eq!(m.memory[272..288], [0; 16]);
+    assert_eq!(m.memory[288..], ones.memory[288..]);
+
+    let mut restore = Software::new(&[0x0f, 0xae, 0x0e]);
+    restore.core.code_size = CodeSize::Wide;
+    let mut m = ones;
+    m.memory[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+    assert_eq!(restore.run(&mut m, 0x1000), Ok(()));
+    assert_eq!((restore.core.xmm[7], restore.core.xmm[8]), (u128::MAX, 0));
 }
 
 #[test]
