@@ -18,7 +18,10 @@ fn main() {
         ("strlen: 16 bytes at a time", string_length),
         ("copies: 64 bytes at a time, through four registers", copies),
         ("doubles: a polynomial, scalar, nothing exact", polynomial),
-        ("doubles: sums of whole numbers, converted to and fro", whole_numbers),
+        (
+            "doubles: sums of whole numbers, converted to and fro",
+            whole_numbers,
+        ),
     ];
     for (name, program) in programs {
         let code = assemble(program);
@@ -34,14 +37,16 @@ fn main() {
 /// Time that this thread was on a processor, so that others on the machine do not count.
 fn cpu_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("this is Linux");
-    let nanoseconds = text.split(' ').next().and_then(|word| word.parse::<u64>().ok());
+    let nanoseconds = text
+        .split(' ')
+        .next()
+        .and_then(|word| word.parse::<u64>().ok());
     nanoseconds.expect("the first word is the time") as f64 / 1e9
 }
 
 /// The loop of glibc's strlen for SSE2, over 4 KiB.
 fn string_length(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    let (mut outer, mut inner, mut found) =
-        (a.create_label(), a.create_label(), a.create_label());
+    let (mut outer, mut inner, mut found) = (a.create_label(), a.create_label(), a.create_label());
     a.mov(rdi, DATA)?;
     a.mov(ecx, 0x1000)?;
     a.mov(al, 0x61)?;

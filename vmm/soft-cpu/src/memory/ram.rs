@@ -1,6 +1,6 @@
 //! Guest RAM: physical addresses from 0 to its length.
 //!
-//! With [`super::tlb`], the only unsafe code of the crate. What it rests on: the memory that
+//! With [`super::tlb`] and `simd::host`, the only unsafe code of the crate. What it rests on: the memory that
 //! [`Ram::new`] was given stays valid and is touched by nobody else while the CPU runs.
 
 #![allow(unsafe_code)]

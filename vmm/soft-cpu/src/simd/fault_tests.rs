@@ -9,8 +9,8 @@ use super::mxcsr::{
     DENORMAL, EXCEPTIONS, INEXACT, INVALID, MASKS, OVERFLOW, UNDERFLOW, ZERO_DIVIDE,
 };
 use super::tests::{encodings, operand, state};
-use super::{host, mxcsr};
-use crate::core::{cr0, cr4};
+use super::{host, mxcsr, scalar};
+use crate::core::{CodeSize, cr0, cr4};
 use crate::fault::Fault;
 use crate::oracle::{Machine, OPERAND, Random, Software};
 use crate::x87::Arith;
@@ -352,6 +352,50 @@ fn unmasked_overflow_and_underflow_are_decided_without_bounds_on_the_exponent() 
     );
 }
 
+/// The quick way is taken only where the host raises nothing but #P: results at both ends of the
+/// range among them.
+#[test]
+fn quick_arithmetic_raises_nothing_but_an_inexact_result() {
+    let mut r = Random(17);
+    let (mut taken, mut left) = (0, 0);
+    for _ in 0..200_000 {
+        // Exponents whose sum is near that of the smallest normal number, or of the largest.
+        let first = r.below(1000) + 12;
+        let sum = r.pick(&[1022u64, 1023, 1024, 1025, 3068, 3069]);
+        let Some(second) = sum.checked_sub(first).filter(|e| (1..2047).contains(e)) else {
+            continue;
+        };
+        let ones = u64::MAX >> 12;
+        let (x, y) = (r.next() & ones, ones - (r.next() >> r.below(64) & ones));
+        let (a, b) = (first << 52 | x, second << 52 | y);
+        let product = scalar::arithmetic::<f64, false>(0x1fa0, a, b, |a, b| a * b);
+        let (result, raised) = host::mulsd(u128::from(a), u128::from(b), 0x1f80);
+        match product {
+            Some(product) => {
+                taken += 1;
+                assert_eq!(
+                    (product, raised & !INEXACT),
+                    (result as u64, 0),
+                    "{a:x} * {b:x}"
+                );
+            }
+            None => left += 1,
+        }
+    }
+    assert!(taken > 1000 && left > 1000, "{taken} quickly, {left} not");
+    // The largest number below the smallest normal one rounds up to that, and underflows.
+    let (a, b) = (
+        (1.0 - f64::EPSILON / 2.0).to_bits(),
+        f64::MIN_POSITIVE.to_bits(),
+    );
+    let (result, raised) = host::mulsd(u128::from(a), u128::from(b), 0x1f80);
+    assert_eq!((result as u64, raised), (b, UNDERFLOW | INEXACT));
+    assert_eq!(
+        scalar::arithmetic::<f64, false>(0x1fa0, a, b, |a, b| a * b),
+        None
+    );
+}
+
 #[test]
 fn approximations_are_as_near_as_the_manual_says() {
     const BOUND: f64 = 1.5 / 4096.0;
@@ -459,6 +503,28 @@ fn masked_moves_store_the_bytes_whose_mask_is_set() {
             assert_eq!(m.memory, expected);
         }
     }
+}
+
+/// Outside 64-bit mode an image ends behind XMM7.
+#[test]
+fn compatibility_mode_saves_and_restores_eight_registers() {
+    let ones = Machine {
+        memory: [0xff; 512],
+        ..Machine::default()
+    };
+    let mut save = Software::new(&[0x0f, 0xae, 0x06]);
+    save.core.code_size = CodeSize::Wide;
+    let mut m = ones;
+    assert_eq!(save.run(&mut m, 0x1000), Ok(()));
+    assert_eq!(m.memory[272..288], [0; 16]);
+    assert_eq!(m.memory[288..], ones.memory[288..]);
+
+    let mut restore = Software::new(&[0x0f, 0xae, 0x0e]);
+    restore.core.code_size = CodeSize::Wide;
+    let mut m = ones;
+    m.memory[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+    assert_eq!(restore.run(&mut m, 0x1000), Ok(()));
+    assert_eq!((restore.core.xmm[7], restore.core.xmm[8]), (u128::MAX, 0));
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn every_instruction_equals_the_processor() {
     assert!(encodings.len() > 400, "{} encodings", encodings.len());
     let different: Vec<String> = encodings
         .iter()
-        .filter_map(|bytes| check(bytes, 2000).err())
+        .filter_map(|bytes| check(bytes, 1000).err())
         .collect();
     assert!(
         different.is_empty(),

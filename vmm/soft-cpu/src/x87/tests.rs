@@ -63,7 +63,12 @@ pub(crate) fn value(r: &mut Random) -> F80 {
             se: sign | r.below(0x8000) as u16,
             sig: r.pick(&sigs),
         },
-        9..13 => F80 {
+        // Few, so that two of them often differ in the sign or the quiet bit alone.
+        9 => F80 {
+            se: sign | 0x7fff,
+            sig: J | r.pick(&[1, 2, QUIET, QUIET | 1]),
+        },
+        10..13 => F80 {
             se: sign | (16383 - 4 + r.below(8)) as u16,
             sig: r.pick(&sigs),
         },

@@ -182,3 +182,72 @@ impl From<Finite> for Wide {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::Random;
+
+    fn noise(r: &mut Random) -> u128 {
+        u128::from(r.next()) << 64 | u128::from(r.next())
+    }
+
+    /// The upper half by schoolbook, 32 bits at a time.
+    fn slow_high(a: u128, b: u128) -> u128 {
+        let digits = |v: u128| [0, 32, 64, 96].map(|shift| (v >> shift) as u32);
+        let mut product = [0u64; 8];
+        for (i, x) in digits(a).into_iter().enumerate() {
+            let mut carry = 0;
+            for (j, y) in digits(b).into_iter().enumerate() {
+                let sum = product[i + j] + u64::from(x) * u64::from(y) + carry;
+                product[i + j] = sum & 0xffff_ffff;
+                carry = sum >> 32;
+            }
+            product[i + 4] += carry;
+        }
+        (4..8)
+            .rev()
+            .fold(0, |v, i| v << 32 | u128::from(product[i]))
+    }
+
+    #[test]
+    fn products_are_exact_to_the_last_bit() {
+        let mut r = Random(1);
+        for _ in 0..10_000 {
+            let (a, b) = (noise(&mut r), noise(&mut r));
+            assert_eq!(high(a, b), slow_high(a, b), "{a:x} * {b:x}");
+        }
+        assert_eq!(high(u128::MAX, u128::MAX), u128::MAX - 1);
+    }
+
+    /// A quotient times its divisor comes back to the dividend, less than two units short.
+    #[test]
+    fn quotients_are_exact_but_for_the_last_bits() {
+        let mut r = Random(2);
+        let one = 1 << 127;
+        for _ in 0..2000 {
+            let (a, b) = (
+                Wide::new(0, noise(&mut r) | one),
+                Wide::new(0, noise(&mut r) | one),
+            );
+            let back = a.div(b).mul(b);
+            let short = a.sub(back);
+            assert!(
+                short.sig == 0 || !short.sign && short.exp <= -125,
+                "{a:x?} / {b:x?}"
+            );
+            let n = r.next() as u32 | 1;
+            let (fast, slow) = (a.over(n), a.div(Wide::scaled(false, u128::from(n), 0)));
+            assert_eq!((fast.exp, fast.sig), (slow.exp, slow.sig), "{a:x?} / {n}");
+        }
+    }
+
+    #[test]
+    fn differences_are_never_too_large() {
+        // 1 - 2^-200 is below 1, and shows it.
+        let tiny = Wide::new(-200, 1 << 127);
+        let below = Wide::ONE.sub(tiny);
+        assert_eq!((below.exp, below.sig), (-1, u128::MAX - 1));
+        assert_eq!(Wide::ONE.sub(Wide::ONE).sig, 0);
+    }
+}
