@@ -27,11 +27,12 @@ pub(crate) struct Source<'a> {
 const START_AT: u64 = 0x4000_0000;
 
 /// Encodings that CPUID does not claim are what they were before: TZCNT is BSF, LZCNT is BSR,
-/// WBNOINVD is WBINVD, and hints are NOPs.
+/// WBNOINVD is WBINVD, and hints are NOPs. PAUSE is one of these, but not where REX.B makes it XCHG.
 const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP
     | DecoderOptions::NO_MPFX_0FBC
     | DecoderOptions::NO_MPFX_0FBD
-    | DecoderOptions::NO_WBNOINVD;
+    | DecoderOptions::NO_WBNOINVD
+    | DecoderOptions::NO_PAUSE;
 
 /// What the pass over flags wants to know of an operation.
 struct FlagUse {
