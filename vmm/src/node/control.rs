@@ -161,7 +161,13 @@ impl ControlSocket {
     /// Listens on `path`. A socket that a dead node left behind is replaced.
     pub(super) async fn bind(path: &Path, events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
         if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
+            std::fs::create_dir_all(dir).map_err(|error| {
+                anyhow::anyhow!(
+                    "creating {} for the control socket: {error}; choose another place with \
+                     --control",
+                    dir.display()
+                )
+            })?;
         }
         if UnixStream::connect(path).await.is_ok() {
             anyhow::bail!(

@@ -8,6 +8,7 @@
 //! ```
 
 mod arbiter;
+mod config;
 mod control;
 mod engine;
 mod failpoint;
@@ -23,8 +24,9 @@ use ft_logging::message::Hello;
 use ft_logging::protocol::{Answer, Probe};
 use ft_logging::types::{OutputSeq, Token};
 
+pub use config::{End, NodeConfig, Notice, RoleConfig};
 pub use control::{ControlError, ControlRequest, ControlResponse, MachineCommand, request};
-pub use engine::{End, Node, NodeConfig, Notice, RoleConfig};
+pub use engine::Node;
 pub use failpoint::{Failpoint, Fuse};
 pub use peer::bind;
 pub use recorder::{LogConfig, LogSpace};

@@ -10,7 +10,7 @@ use test_and_set::types::{Label, Member};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::engine::NodeConfig;
+use super::config::NodeConfig;
 use super::recorder::Recorder;
 use super::vcpu::{FromVcpu, Start, Vcpu};
 use super::world::{Speaker, World};
