@@ -91,7 +91,10 @@ fn salc(core: &mut Core, _: &Op) -> Result<(), Fault> {
 /// Two accesses of `1 << S` bytes, as processors check their alignment.
 fn bounds<const S: usize>(core: &mut Core, op: &Op) -> Result<[u64; 2], Fault> {
     let at = core.address(op);
-    Ok([core.load::<S>(at)?, core.load::<S>(at.wrapping_add(1 << S))?])
+    Ok([
+        core.load::<S>(at)?,
+        core.load::<S>(at.wrapping_add(1 << S))?,
+    ])
 }
 
 fn bound_16(core: &mut Core, op: &Op) -> Result<(), Fault> {

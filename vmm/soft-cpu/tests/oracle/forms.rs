@@ -94,6 +94,7 @@ pub(crate) fn exemption(code: Code, mode: Mode) -> Option<&'static str> {
         Sysret if mode == Mode::Compatibility && is_amd() => {
             "on AMD's CPUs it needs no 64-bit mode: #GP(0), not #UD"
         }
+        Bswap if code == Code::Bswap_r16 => "its result is undefined (SDM vol. 2, BSWAP)",
         Syscall | Sysenter => "enters the host's kernel",
         Sgdt | Sidt | Sldt | Str | Smsw => {
             "reads system state that differs; kernels emulate it where UMIP forbids it"

@@ -134,8 +134,8 @@ impl Native {
             events: libc::POLLIN,
             revents: 0,
         };
-        // SAFETY: one valid pollfd.
         let ready = loop {
+            // SAFETY: one valid pollfd.
             let ready = unsafe { libc::poll(&mut poll, 1, HANG_MS) };
             if ready != -1 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
                 break ready;

@@ -120,16 +120,16 @@ fn is_piecewise(instruction: &Instruction) -> bool {
 /// selectors and opcode (SDM vol. 1, 8.1.8: "the contents ... are implementation-specific" unless an
 /// unmasked exception occurred), MXCSR_MASK (vol. 1, 10.5.1.2) and what FXSAVE reserves.
 fn undefined_memory(instruction: &Instruction, state: &State) -> Vec<Range<u64>> {
-    let offsets: &[Range<u64>] = match (instruction.mnemonic(), instruction.memory_size()) {
-        (Mnemonic::Fxsave | Mnemonic::Fxsave64, _) => &[5..24, 28..32, 416..512],
+    let offsets: &[(u64, u64)] = match (instruction.mnemonic(), instruction.memory_size()) {
+        (Mnemonic::Fxsave | Mnemonic::Fxsave64, _) => &[(5, 24), (28, 32), (416, 512)],
         (Mnemonic::Fnstenv | Mnemonic::Fnsave, MemorySize::FpuEnv28 | MemorySize::FpuState108) => {
-            &[12..28]
+            &[(12, 28)]
         }
-        (Mnemonic::Fnstenv | Mnemonic::Fnsave, _) => &[6..14],
+        (Mnemonic::Fnstenv | Mnemonic::Fnsave, _) => &[(6, 14)],
         _ => return Vec::new(),
     };
     let at = address(instruction, 0, state);
-    let absolute = |range: &Range<u64>| at.wrapping_add(range.start)..at.wrapping_add(range.end);
+    let absolute = |(from, to): &(u64, u64)| at.wrapping_add(*from)..at.wrapping_add(*to);
     offsets.iter().map(absolute).collect()
 }
 
