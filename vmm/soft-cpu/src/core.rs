@@ -124,6 +124,8 @@ pub(crate) struct Core {
     pub(crate) breakpoints_met: u64,
     /// The current instruction went to a handler of the kernel's: no single-step trap behind it.
     pub(crate) entered_kernel: bool,
+    /// The current instruction loaded SS by MOV or POP: no single-step trap behind it.
+    pub(crate) loaded_ss: bool,
     /// HLT was executed.
     pub(crate) halted: bool,
     /// The machine has stopped for good.
@@ -189,6 +191,7 @@ impl Core {
             has_breakpoints: false,
             breakpoints_met: 0,
             entered_kernel: false,
+            loaded_ss: false,
             halted: false,
             triple_fault: false,
             tlb: Tlb::new(),

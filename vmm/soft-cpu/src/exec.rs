@@ -82,6 +82,7 @@ impl SoftCpu {
         }
         self.core.breakpoints_met = 0;
         self.core.entered_kernel = false;
+        self.core.loaded_ss = false;
         self.core.limit = self.core.position + 1;
         self.core.devices.used = 0;
         if let Some(block) = self.fetch().and_then(|physical| self.decode(physical, 1))

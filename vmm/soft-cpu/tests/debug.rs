@@ -37,6 +37,32 @@ fn a_single_step_traps_behind_each_instruction() {
     assert_ne!(state.debug[4] & 1 << 14, 0);
 }
 
+#[test]
+fn no_single_step_traps_between_a_load_of_ss_and_the_next_instruction() {
+    let code = assemble(|a| {
+        a.mov(eax, ss)?;
+        a.pushfq()?;
+        a.or(dword_ptr(rsp), 0x100)?;
+        a.popfq()?;
+        a.mov(ss, eax)?;
+        a.nop()?;
+        a.hlt()
+    });
+    let mut cpu = machine(4 << 20, &code);
+    set_gate(&mut cpu, 1, STUBS + 0x1000, 0x8E, 0);
+    let handler = lab::assemble_at(STUBS + 0x1000, |a| {
+        a.inc(r9)?;
+        a.mov(r8, qword_ptr(rsp))?;
+        a.and(dword_ptr(rsp + 16), !0x100)?;
+        a.iretq()
+    });
+    put(&mut cpu, STUBS + 0x1000, &handler);
+    cpu.restore(&lab::kernel_state(), 0);
+    assert_eq!(run_to_halt(&mut cpu), None);
+    let state = cpu.state();
+    assert_eq!((state.general[8], state.general[9]), (state.rip - 1, 1));
+}
+
 /// Runs code with DR0 and DR7 set, and a #DB handler that notes RIP in R8 and counts in R9.
 fn run_with_breakpoint(address: u64, control: u64, code: &[u8]) -> SoftCpu {
     let mut cpu = machine(4 << 20, code);

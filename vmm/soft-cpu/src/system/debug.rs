@@ -102,10 +102,11 @@ impl Core {
         true
     }
 
-    /// Raises #DB behind an instruction that met data breakpoints, or that began with TF set and did
-    /// not enter the kernel: INT n and SYSCALL clear TF.
+    /// Raises #DB behind an instruction that met data breakpoints, or that began with TF set, did not
+    /// enter the kernel (INT n and SYSCALL clear TF) and did not load SS.
     pub(crate) fn trap_behind(&mut self, began_with_tf: bool) {
-        let stepped = began_with_tf && (!self.entered_kernel || self.system_flags & TF != 0);
+        let untouched = !self.entered_kernel || self.system_flags & TF != 0;
+        let stepped = began_with_tf && untouched && !self.loaded_ss;
         let met = std::mem::take(&mut self.breakpoints_met);
         if met == 0 && !stepped {
             return;

@@ -26,10 +26,16 @@ fn mov_to_segment(core: &mut Core, op: &Op) -> Result<(), Fault> {
     core.load_segment(usize::from(op.dst), selector)
 }
 
-/// Behind a load of SS no interrupt is taken, so that RSP can be loaded next.
+/// Behind a load of SS no interrupt and no single-step trap is taken, so that RSP can be loaded next
+/// (SDM vol. 3, 7.8.3).
+fn hold_off_events(core: &mut Core, op: &Op) {
+    core.shadow_at = Some(core.position_of(op) + 1);
+    core.loaded_ss = true;
+}
+
 fn mov_to_ss(core: &mut Core, op: &Op) -> Result<(), Fault> {
     mov_to_segment(core, op)?;
-    core.shadow_at = Some(core.position_of(op) + 1);
+    hold_off_events(core, op);
     Ok(())
 }
 
@@ -61,7 +67,7 @@ fn pop_segment(core: &mut Core, op: &Op) -> Result<(), Fault> {
 
 fn pop_ss(core: &mut Core, op: &Op) -> Result<(), Fault> {
     pop_segment(core, op)?;
-    core.shadow_at = Some(core.position_of(op) + 1);
+    hold_off_events(core, op);
     Ok(())
 }
 
