@@ -191,7 +191,7 @@ fn access(setting: &Setting) -> (SoftCpu, Option<u8>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
     fn walks_do_what_the_manual_says(setting in setting()) {

@@ -344,6 +344,7 @@ impl Core {
         const EXPAND_DOWN: u32 = 0b1_1100;
         const CODE: u32 = 0b1_1000;
         const READABLE_OR_WRITABLE: u32 = 0b10;
+        const BIG: u32 = 1 << 14;
         let descriptor = &self.segments[segment];
         // Code is never written, and read only if it may be; data is always read.
         let code = descriptor.access & CODE == CODE;
@@ -360,7 +361,12 @@ impl Core {
         let last = offset + (len - 1);
         let limit = u64::from(descriptor.limit);
         let inside = if descriptor.access & EXPAND_DOWN == 0b1_0100 {
-            offset > limit && last <= 0xFFFF_FFFF
+            let top = if descriptor.access & BIG == 0 {
+                0xFFFF
+            } else {
+                0xFFFF_FFFF
+            };
+            offset > limit && last <= top
         } else {
             last <= limit
         };

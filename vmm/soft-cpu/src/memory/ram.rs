@@ -15,7 +15,8 @@ pub(crate) const PAGE: u64 = 4096;
 pub struct Ram {
     base: NonNull<u8>,
     len: u64,
-    owned: Option<Layout>,
+    /// What to free: the pages lie somewhere in it.
+    owned: Option<(NonNull<u8>, Layout)>,
 }
 
 // SAFETY: The memory belongs to this value alone while the CPU runs (contract of `new`), so it may
@@ -51,13 +52,18 @@ impl Ram {
     #[must_use]
     pub fn anonymous(len: u64) -> Ram {
         assert!(len > 0 && len.is_multiple_of(PAGE));
-        let layout = Layout::from_size_align(len as usize, PAGE as usize).expect("it is a size");
+        // Aligned by hand: of an allocator that is asked for alignment, Rust does not know that its
+        // new pages are zero, and would touch them all.
+        let layout = Layout::from_size_align((len + PAGE) as usize, 1).expect("it is a size");
         // SAFETY: The size is not zero.
-        let base = unsafe { alloc_zeroed(layout) };
+        let start = unsafe { alloc_zeroed(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+        let before = start.as_ptr().align_offset(PAGE as usize);
         Ram {
-            base: NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout)),
+            // SAFETY: Less than a page before the pages, and a page more than they was allocated.
+            base: unsafe { start.add(before) },
             len,
-            owned: Some(layout),
+            owned: Some((start, layout)),
         }
     }
 
@@ -155,9 +161,9 @@ impl Ram {
 
 impl Drop for Ram {
     fn drop(&mut self) {
-        if let Some(layout) = self.owned {
+        if let Some((start, layout)) = self.owned {
             // SAFETY: Allocated in `anonymous` with this layout.
-            unsafe { dealloc(self.base.as_ptr(), layout) };
+            unsafe { dealloc(start.as_ptr(), layout) };
         }
     }
 }

@@ -100,10 +100,11 @@ fn image_address(core: &Core, op: &Op) -> Result<u64, Fault> {
 }
 
 /// FXSAVE, and FXSAVE64 with `WIDE`. Nothing is written behind the last register that the mode has
-/// (SDM vol. 1, 10.5.1.2).
+/// (SDM vol. 1, 10.5.1.2), but it must be writable.
 fn save<const WIDE: bool>(core: &mut Core, op: &Op) -> Result<(), Fault> {
     let address = image_address(core, op)?;
     let mut image = [0; 512];
+    core.probe_write(address, image.len())?;
     core.fpu.save_fx(WIDE, &mut image);
     image[24..28].copy_from_slice(&core.mxcsr.to_le_bytes());
     image[28..32].copy_from_slice(&EXISTING.to_le_bytes());

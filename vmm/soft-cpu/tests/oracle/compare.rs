@@ -9,6 +9,9 @@ const NAMES: [&str; 16] = [
 ];
 const SELECTORS: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
 
+/// The stack pointer's number.
+const RSP: usize = 4;
+
 /// The end of what Linux gives to programs, with 4-level paging.
 const TASK_SIZE: u64 = 0x7FFF_FFFF_F000;
 
@@ -24,9 +27,12 @@ pub(crate) fn differences(
     let access = |vector| [12, 13, 14, 17].contains(&vector);
     let both_access = access(native.vector) && access(soft.vector);
     let one = |fault| (native.vector == fault) != (soft.vector == fault);
-    if both_access && (undefined.piecewise || undefined.misaligned_order && one(17))
+    let another_fault = (native.vector, native.cr2) != (soft.vector, soft.cr2);
+    let faults = |outcome: &Outcome| access(outcome.vector) && outcome.state.rip == begin;
+    if both_access && undefined.fault_order && another_fault
+        || both_access && undefined.misaligned_order && one(17)
         || undefined.unaligned_check && one(17)
-        || undefined.masked_store && native.vector != soft.vector
+        || undefined.masked_store && faults(native) != faults(soft)
     {
         return lines;
     }
@@ -58,6 +64,9 @@ pub(crate) fn differences(
         soft.state.rflags & !mask,
     );
     for (number, name) in NAMES.iter().enumerate() {
+        if faulted && undefined.registers_after_fault && number != RSP {
+            continue;
+        }
         word(
             name,
             native.state.general[number],

@@ -1,7 +1,7 @@
 //! Encodings: an instruction form with random registers, addressing, immediates and prefixes.
 
 use super::case::*;
-use super::forms::{Mode, is_amd, is_claimed};
+use super::forms::{Mode, exemption, host_deviates, is_amd, is_claimed};
 use super::random::Random;
 use iced_x86::{
     Code, Decoder, DecoderOptions, Encoder, Instruction, Mnemonic, OpCodeOperandKind as Kind,
@@ -110,6 +110,13 @@ pub(crate) fn encode(random: &mut Random, code: Code, mode: Mode) -> Option<Enco
     };
     let mut encoded = decode(&bytes, at, mode)?;
     if older {
+        // The other prefix names no segment: only where DS is the default is it the same operand.
+        let mut in_soft = bytes;
+        in_soft[0] = REPE;
+        let other = Decoder::with_ip(mode.bits(), &in_soft, 0, DecoderOptions::NONE).decode();
+        if other.memory_segment() != encoded.instruction.memory_segment() {
+            return None;
+        }
         encoded.first_in_soft = REPE;
     }
     Some(encoded)
@@ -125,8 +132,11 @@ pub(crate) fn decode(bytes: &[u8], at: u32, mode: Mode) -> Option<Encoded> {
     let same = instruction.code() == decoded(DecoderOptions::AMD).code()
         || instruction.mnemonic() == Mnemonic::Ud0
         || !is_amd();
-    let whole = instruction.len() == bytes.len();
-    (same && whole && bytes.len() <= 15 && is_claimed(instruction.code(), mode)).then(|| Encoded {
+    let whole = instruction.len() == bytes.len() && bytes.len() <= 15;
+    let compared = is_claimed(instruction.code(), mode)
+        && exemption(instruction.code(), mode).is_none()
+        && !host_deviates(&instruction);
+    (same && whole && compared).then(|| Encoded {
         instruction,
         rest: Vec::new(),
         bytes: bytes.to_vec(),

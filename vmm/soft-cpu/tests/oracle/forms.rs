@@ -2,7 +2,9 @@
 //!
 //! The unit is an iced-x86 `Code`: an opcode with its operand kinds and size.
 
-use iced_x86::{Code, CpuidFeature, EncodingKind, Mnemonic, OpCodeOperandKind};
+use iced_x86::{
+    Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register,
+};
 
 /// The features that make up x86-64-v1 with CMPXCHG16B, in iced-x86's division. The last line
 /// defines no instruction that does anything, but NOPs that carry a name on newer CPUs.
@@ -109,6 +111,15 @@ pub(crate) fn exemption(code: Code, mode: Mode) -> Option<&'static str> {
         _ if !on_amd && is_amd() => "this host is AMD's, whose CPUs lack the form",
         _ => return None,
     })
+}
+
+/// Whether this host's CPU is known not to do what both manuals say of `instruction`: on AMD's, ARPL
+/// that has nothing to adjust permits an operand in a segment that cannot be written.
+pub(crate) fn host_deviates(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Arpl
+        && instruction.op0_kind() == OpKind::Memory
+        && instruction.memory_segment() == Register::CS
+        && is_amd()
 }
 
 /// Whether the CPU of this host follows AMD's manuals where they differ from Intel's.

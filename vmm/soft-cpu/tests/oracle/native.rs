@@ -146,8 +146,14 @@ impl Native {
         if !answered {
             // SAFETY: an atomic in the mapping.
             let done = unsafe { (*self.shared).done.load(Ordering::SeqCst) };
+            let why = if ready == 1 {
+                self.end()
+            } else {
+                "hangs".to_owned()
+            };
             return Err(io::Error::other(format!(
-                "the native child is lost in case {done}"
+                "the native child {why} in case {done} of {}",
+                self.under_way
             )));
         }
         let count = std::mem::take(&mut self.under_way);
@@ -157,6 +163,23 @@ impl Native {
             std::slice::from_raw_parts(from, count)
         };
         Ok(outcomes.to_vec())
+    }
+}
+
+impl Native {
+    /// How the child ended, which has closed its pipe. It remains to be waited for.
+    fn end(&self) -> String {
+        // SAFETY: zero bytes are a valid `siginfo_t`; the child is ours.
+        let info = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let options = libc::WEXITED | libc::WNOWAIT;
+            libc::waitid(libc::P_PID, self.pid as libc::id_t, &mut info, options);
+            (info.si_code, info.si_status())
+        };
+        match info {
+            (libc::CLD_EXITED, status) => format!("exited with {status}"),
+            (_, signal) => format!("was killed by signal {signal}"),
+        }
     }
 }
 

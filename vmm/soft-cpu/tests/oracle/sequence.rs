@@ -5,7 +5,7 @@
 
 use super::case::*;
 use super::encode::{self, Encoded};
-use super::forms::{Mode, claimed, exemption, only_faults};
+use super::forms::{Mode, claimed, exemption, host_deviates, only_faults};
 use super::random::Random;
 use super::undefined::undefined_flags;
 use iced_x86::{
@@ -71,6 +71,7 @@ impl Pool {
             let fits = bytes.len() + more.len() <= CODE_LEN
                 && instruction.rflags_read() & to_iced(mask) == 0
                 && is_fixed(&instruction)
+                && !host_deviates(&instruction)
                 && (!instruction.is_jcc_short_or_near() || instruction.near_branch_target() > rip)
                 && instruction.len() == more.len();
             if fits {

@@ -6,7 +6,7 @@
 use super::case::flags::*;
 use super::case::*;
 use super::fill::address;
-use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind};
+use iced_x86::{FlowControl, Instruction, MemorySize, Mnemonic, OpKind};
 use std::ops::Range;
 
 /// What not to compare.
@@ -28,8 +28,12 @@ pub(crate) struct Undefined {
     pub(crate) unaligned_check: bool,
     /// Whether a store of no bytes can fault.
     pub(crate) masked_store: bool,
-    /// Which of several accesses faults first, and what those before it wrote.
+    /// Which of several faults comes first.
+    pub(crate) fault_order: bool,
+    /// What the accesses before a fault wrote.
     pub(crate) piecewise: bool,
+    /// General registers after a fault.
+    pub(crate) registers_after_fault: bool,
     /// x87 registers after a fault.
     pub(crate) x87_after_fault: bool,
 }
@@ -71,7 +75,10 @@ pub(crate) fn undefined(instruction: &Instruction, state: &State) -> Undefined {
         status: undefined_status(instruction.mnemonic()),
         tolerance: tolerance(instruction.mnemonic()),
         memory: undefined_memory(instruction, state),
+        fault_order: is_piecewise(instruction) || has_two_faults(instruction),
         piecewise: is_piecewise(instruction),
+        // Vol. 3, 7.5: where POPAD faults amid its frame, general registers may have been loaded.
+        registers_after_fault: matches!(instruction.mnemonic(), Mnemonic::Popa | Mnemonic::Popad),
         // Vol. 1, 9.5 says what an MMX instruction does to TOP and the tags, and not whether it does
         // so before it faults. Zen does.
         x87_after_fault: (0..instruction.op_count())
@@ -114,6 +121,19 @@ fn is_piecewise(instruction: &Instruction) -> bool {
                 | Mnemonic::Popa
                 | Mnemonic::Popad
         )
+}
+
+/// Whether an instruction can raise two faults at once, of one class, in an order that is the
+/// implementation's (vol. 3, 7.9): MOVS by its source and its destination, an indirect CALL by its
+/// target that is not canonical and by the stack, MASKMOVDQU by each of its bytes.
+fn has_two_faults(instruction: &Instruction) -> bool {
+    match instruction.mnemonic() {
+        Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsq => true,
+        Mnemonic::Maskmovq | Mnemonic::Maskmovdqu => true,
+        Mnemonic::Movsd => instruction.is_string_instruction(),
+        Mnemonic::Call => instruction.flow_control() == FlowControl::IndirectCall,
+        _ => false,
+    }
 }
 
 /// Stored bytes whose value is the model's: the x87 instruction and operand pointers with their
