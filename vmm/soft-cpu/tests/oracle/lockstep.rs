@@ -122,9 +122,18 @@ impl Lockstep {
         let undefined = undefined(&instruction, &before);
         let (native, soft) = (self.process.state()?, self.kernel.user_state());
         self.compare(&instruction, &native, &soft, &undefined)?;
+        // What is undefined has soft's value from here on.
         if native.rflags != soft.rflags {
-            // Undefined bits: from here on both have soft's.
             self.process.set(&soft)?;
+        }
+        if native.fx.0[2..4] != soft.fx.0[2..4] || native.fx.0[32..FX_USED] != soft.fx.0[32..FX_USED] {
+            self.process.set_floating(&soft.fx)?;
+        }
+        for at in undefined.memory.into_iter().flatten() {
+            if let Some(physical) = self.pages.get(&(at & !(PAGE - 1))) {
+                let byte = self.kernel.get::<1>(physical + at % PAGE);
+                self.process.write(at, &byte)?;
+            }
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ impl Process {
         at += 8;
         while self.word(at)? != 0 {
             if self.word(at)? == AT_SYSINFO_EHDR {
-                self.memory.write_all_at(&AT_IGNORE.to_le_bytes(), at)?;
+                self.write(at, &AT_IGNORE.to_le_bytes())?;
             }
             at += 16;
         }
@@ -95,6 +95,11 @@ impl Process {
     /// Reads memory.
     pub(crate) fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         self.memory.read_exact_at(into, at)
+    }
+
+    /// Writes memory.
+    pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.memory.write_all_at(bytes, at)
     }
 
     /// The page at `at`; `None` if it cannot be read.
@@ -154,6 +159,19 @@ impl Process {
         r.rip = state.rip;
         r.eflags = state.rflags;
         ptrace::setregs(self.pid, r).map_err(failed("PTRACE_SETREGS"))
+    }
+
+    /// Sets the x87 status word, the x87 registers and the XMM registers.
+    pub(crate) fn set_floating(&self, fx: &Fx) -> io::Result<()> {
+        let mut f = ptrace::getregset::<ptrace::regset::NT_PRFPREG>(self.pid)
+            .map_err(failed("PTRACE_GETREGSET"))?;
+        f.swd = u16::from_le_bytes([fx.0[2], fx.0[3]]);
+        let words = f.st_space.iter_mut().chain(&mut f.xmm_space);
+        for (word, from) in words.zip(fx.0[32..FX_USED].as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*from);
+        }
+        ptrace::setregset::<ptrace::regset::NT_PRFPREG>(self.pid, f)
+            .map_err(failed("PTRACE_SETREGSET"))
     }
 
     /// Executes one instruction, or one iteration of it.
