@@ -96,6 +96,8 @@ pub(crate) fn exemption(code: Code, mode: Mode) -> Option<&'static str> {
         Sysret if mode == Mode::Compatibility && is_amd() => {
             "on AMD's CPUs it needs no 64-bit mode: #GP(0), not #UD"
         }
+        // Its length differs on AMD's CPUs; the fault does not.
+        Ud0 => return None,
         Bswap if code == Code::Bswap_r16 => "its result is undefined (SDM vol. 2, BSWAP)",
         Syscall | Sysenter => "enters the host's kernel",
         Sgdt | Sidt | Sldt | Str | Smsw => {

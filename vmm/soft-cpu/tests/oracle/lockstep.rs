@@ -126,7 +126,9 @@ impl Lockstep {
         if native.rflags != soft.rflags {
             self.process.set(&soft)?;
         }
-        if native.fx.0[2..4] != soft.fx.0[2..4] || native.fx.0[32..FX_USED] != soft.fx.0[32..FX_USED] {
+        if native.fx.0[2..4] != soft.fx.0[2..4]
+            || native.fx.0[32..FX_USED] != soft.fx.0[32..FX_USED]
+        {
             self.process.set_floating(&soft.fx)?;
         }
         for at in undefined.memory.into_iter().flatten() {

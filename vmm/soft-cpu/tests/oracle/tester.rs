@@ -51,7 +51,9 @@ struct Cases {
 pub(crate) struct Tally {
     /// Cases that both CPUs executed.
     pub(crate) cases: u64,
-    /// Those that completed on the real CPU.
+    /// Those that are the form asked for: an odd prefix can make another of it.
+    pub(crate) proper: u64,
+    /// Those of them that completed on the real CPU.
     pub(crate) completed: u64,
     /// What to print for those that differ, up to [`REPORTED`].
     pub(crate) mismatches: Vec<String>,
@@ -190,7 +192,12 @@ impl Tester {
             let (native, soft) = self.both(&cases);
             for (((index, encoded, case), soft), native) in batch.iter().zip(soft).zip(native) {
                 tally.cases += 1;
-                tally.completed += u64::from(native.vector == 3);
+                if subject == Subject::Sequence
+                    || subject == Subject::Form(encoded.instruction.code())
+                {
+                    tally.proper += 1;
+                    tally.completed += u64::from(native.vector == 3);
+                }
                 if compare(encoded, case, &native, &soft).is_empty() {
                     continue;
                 }

@@ -6,7 +6,7 @@
 use super::case::flags::*;
 use super::case::*;
 use super::fill::address;
-use iced_x86::{FlowControl, Instruction, MemorySize, Mnemonic, OpKind};
+use iced_x86::{CodeSize, FlowControl, Instruction, MemorySize, Mnemonic, OpKind};
 use std::ops::Range;
 
 /// What not to compare.
@@ -249,6 +249,11 @@ pub(crate) fn is_meaningless(instruction: &Instruction, state: &State) -> bool {
         Mnemonic::Shld | Mnemonic::Shrd => {
             let (count, size) = shift(instruction, state);
             count > size
+        }
+        // A far call that leaves 64-bit mode: neither manual says whether it pushes by all of RSP or
+        // by the part that the new mode has.
+        Mnemonic::Call if instruction.is_call_far_indirect() => {
+            instruction.code_size() == CodeSize::Code64 && state.general[4] >> 32 != 0
         }
         // "executing BSWAP with a 16-bit register: the result is undefined."
         Mnemonic::Bswap => instruction.op0_register().size() == 2,
