@@ -122,6 +122,10 @@ pub(crate) struct Core {
     pub(crate) has_breakpoints: bool,
     /// The bits in DR6 of the data breakpoints that the current instruction has met.
     pub(crate) breakpoints_met: u64,
+    /// The current instruction went to a handler of the kernel's: no single-step trap behind it.
+    pub(crate) entered_kernel: bool,
+    /// The current instruction loaded SS by MOV or POP: no single-step trap behind it.
+    pub(crate) loaded_ss: bool,
     /// HLT was executed.
     pub(crate) halted: bool,
     /// The machine has stopped for good.
@@ -186,6 +190,8 @@ impl Core {
             shadow_at: None,
             has_breakpoints: false,
             breakpoints_met: 0,
+            entered_kernel: false,
+            loaded_ss: false,
             halted: false,
             triple_fault: false,
             tlb: Tlb::new(),
@@ -398,12 +404,15 @@ impl Core {
     /// Fails unless SSE instructions may run.
     #[inline(always)]
     pub(crate) fn require_sse(&self) -> Result<(), Fault> {
-        if self.cr0 & cr0::EM != 0 || self.cr4 & cr4::OSFXSR == 0 {
-            return Err(Fault::UNDEFINED);
+        if self.cr0 & (cr0::EM | cr0::TS) == 0 && self.cr4 & cr4::OSFXSR != 0 {
+            return Ok(());
         }
-        if self.cr0 & cr0::TS != 0 {
-            return Err(Fault::NO_FPU);
-        }
-        Ok(())
+        // #UD goes before #NM.
+        let undefined = self.cr0 & cr0::EM != 0 || self.cr4 & cr4::OSFXSR == 0;
+        Err(if undefined {
+            Fault::UNDEFINED
+        } else {
+            Fault::NO_FPU
+        })
     }
 }

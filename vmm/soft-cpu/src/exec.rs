@@ -81,6 +81,8 @@ impl SoftCpu {
             return;
         }
         self.core.breakpoints_met = 0;
+        self.core.entered_kernel = false;
+        self.core.loaded_ss = false;
         self.core.limit = self.core.position + 1;
         self.core.devices.used = 0;
         if let Some(block) = self.fetch().and_then(|physical| self.decode(physical, 1))
@@ -269,7 +271,7 @@ impl SoftCpu {
         let linear = if self.core.code_size == CodeSize::Long {
             self.core.rip
         } else {
-            match self.core.segment_address(seg::CS, self.core.rip, 1) {
+            match self.core.code_address(self.core.rip) {
                 Ok(linear) => linear,
                 Err(fault) => return self.fetch_fault(fault),
             }

@@ -28,6 +28,8 @@ mod flags;
 mod memory;
 mod op;
 mod ops;
+#[cfg(test)]
+mod oracle;
 mod simd;
 mod state;
 mod system;

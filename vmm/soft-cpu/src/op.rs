@@ -55,6 +55,8 @@ pub(crate) const WIDE: u8 = 4;
 pub(crate) const REP: u8 = 8;
 /// Has a REPNE prefix.
 pub(crate) const REPNE: u8 = 16;
+/// The memory operand is written (in the operation that computes its address).
+pub(crate) const WRITES: u8 = 32;
 
 /// One micro-operation: an instruction, two fused ones, or the address of a complicated operand
 /// in front of its instruction.

@@ -48,6 +48,26 @@ fn a_loop_that_rewrites_itself_counts_what_it_wrote() {
 }
 
 #[test]
+fn a_page_that_becomes_code_is_watched_from_then_on() {
+    // The page is written before it holds code, so the way for writes to it is open.
+    let function = DATA + 0x100;
+    let code = assemble(|a| {
+        a.mov(rdi, function)?;
+        a.mov(dword_ptr(rdi), 0xC3_05B0)?; // mov al, 5; ret
+        a.mov(byte_ptr(rdi + 0x40), al)?;
+        a.call(rdi)?;
+        a.mov(ebx, eax)?;
+        a.mov(byte_ptr(rdi + 1), 9)?;
+        a.call(rdi)?;
+        a.hlt()
+    });
+    let mut cpu = machine(4 << 20, &code);
+    assert_eq!(run_to_halt(&mut cpu), None);
+    assert_eq!(cpu.state().general[3] as u8, 5);
+    assert_eq!(cpu.state().general[0] as u8, 9);
+}
+
+#[test]
 fn code_is_found_again_through_another_mapping() {
     // 0x4000_0000 maps the code's page too, writable.
     let alias = 0x4000_0000u64;
@@ -203,5 +223,31 @@ fn blocks_of_many_pages_are_linked_and_found() {
         assert_eq!(run_to_halt(&mut cpu), None);
         assert_eq!(cpu.state().general[3], 33_000);
         assert_eq!(cpu.position() - position, 3 * 33_000 + 1);
+    }
+}
+
+#[test]
+fn encodings_that_cpuid_does_not_claim_are_what_they_were() {
+    // Each on RCX = 0x50, with RAX, R8 and RBX as they come out.
+    let cases: &[(&str, &[u8], [u64; 3])] = &[
+        ("rep bsf eax, ecx", &[0xF3, 0x0F, 0xBC, 0xC1], [4, 8, 3]),
+        ("rep bsr eax, ecx", &[0xF3, 0x0F, 0xBD, 0xC1], [6, 8, 3]),
+        ("pause", &[0xF3, 0x90], [1, 8, 3]),
+        ("xchg r8, rax", &[0xF3, 0x49, 0x90], [8, 1, 3]),
+        ("endbr64", &[0xF3, 0x0F, 0x1E, 0xFA], [1, 8, 3]),
+        ("rdsspq rbx", &[0xF3, 0x48, 0x0F, 0x1E, 0xCB], [1, 8, 3]),
+        ("prefetchw [rcx]", &[0x0F, 0x0D, 0x09], [1, 8, 3]),
+        ("multi-byte nop", &[0x0F, 0x1F, 0x44, 0x00, 0x00], [1, 8, 3]),
+        ("wbnoinvd", &[0xF3, 0x0F, 0x09], [1, 8, 3]),
+    ];
+    for (name, bytes, expected) in cases {
+        let mut cpu = machine(4 << 20, &[bytes, &[0xF4][..]].concat());
+        let mut state = lab::kernel_state();
+        (state.general[0], state.general[1]) = (1, 0x50);
+        (state.general[8], state.general[3]) = (8, 3);
+        cpu.restore(&state, 0);
+        assert_eq!(run_to_halt(&mut cpu), None, "{name}");
+        let general = cpu.state().general;
+        assert_eq!([general[0], general[8], general[3]], *expected, "{name}");
     }
 }

@@ -174,7 +174,7 @@ fn det_1_a_saved_and_restored_machine_goes_on_as_the_saved_one() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
     fn det_1_stops_kicks_and_saves_at_random_positions_change_nothing(

@@ -191,7 +191,7 @@ fn access(setting: &Setting) -> (SoftCpu, Option<u8>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
     fn walks_do_what_the_manual_says(setting in setting()) {
@@ -245,7 +245,7 @@ fn read_twice(
     let code = assemble(|a| {
         a.mov(rbx, LINEAR & !0xFFF)?;
         a.mov(rsi, qword_ptr(rbx))?;
-        a.mov(rax, DATA + 0x1000 | bits | PRESENT)?;
+        a.mov(rax, (DATA + 0x1000) | bits | PRESENT)?;
         a.mov(qword_ptr(place(0)), rax)?;
         between(a)?;
         a.mov(rdi, qword_ptr(rbx))?;
@@ -363,7 +363,7 @@ fn an_access_across_pages_is_whole_or_not_at_all() {
 
     let mut cpu = machine(RAM, &code);
     map(&mut cpu, DATA, WRITABLE);
-    put_word(&mut cpu, place(0) + 8, DATA + 0x8000 | PRESENT | WRITABLE);
+    put_word(&mut cpu, place(0) + 8, (DATA + 0x8000) | PRESENT | WRITABLE);
     assert_eq!(run_to_halt(&mut cpu), None);
     assert_eq!(word(&cpu, DATA + 0xFF8) >> 32, 0xFFFF_FFFF);
     assert_eq!(word(&cpu, DATA + 0x8000), 0xFFFF_FFFF);

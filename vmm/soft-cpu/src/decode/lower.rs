@@ -27,11 +27,12 @@ pub(crate) struct Source<'a> {
 const START_AT: u64 = 0x4000_0000;
 
 /// Encodings that CPUID does not claim are what they were before: TZCNT is BSF, LZCNT is BSR,
-/// WBNOINVD is WBINVD, and hints are NOPs.
+/// WBNOINVD is WBINVD, and hints are NOPs. PAUSE is one of these, but not where REX.B makes it XCHG.
 const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP
     | DecoderOptions::NO_MPFX_0FBC
     | DecoderOptions::NO_MPFX_0FBD
-    | DecoderOptions::NO_WBNOINVD;
+    | DecoderOptions::NO_WBNOINVD
+    | DecoderOptions::NO_PAUSE;
 
 /// What the pass over flags wants to know of an operation.
 struct FlagUse {
@@ -64,6 +65,10 @@ pub(crate) fn translate(source: Source<'_>, limit: u64) -> Option<Block> {
         decoder.decode_out(&mut instruction);
         if decoder.last_error() == DecoderError::NoMoreBytes {
             break;
+        }
+        if instruction.code() == Code::Pause {
+            let at = (instruction.ip() - START_AT) as usize;
+            instruction = pause_or_exchange(&source.bytes[at..at + instruction.len()], instruction);
         }
         let lowered = operands(&instruction, START_AT, source.size);
         let (mut op, address) = (lowered.op, lowered.address);
@@ -99,6 +104,21 @@ pub(crate) fn translate(source: Source<'_>, limit: u64) -> Option<Block> {
     Some(Block::new(ops, instructions, end - START_AT))
 }
 
+/// iced takes REP with REX.B in front of 0x90 for PAUSE. Processors exchange RAX with R8.
+fn pause_or_exchange(bytes: &[u8], pause: Instruction) -> Instruction {
+    const DS: u8 = 0x3E;
+    const REP: u8 = 0xF3;
+    const REX_B: u8 = 0x41;
+    if pause.code_size() != iced_x86::CodeSize::Code64 || bytes[bytes.len() - 2] & 0xF1 != REX_B {
+        return pause;
+    }
+    let plain: Vec<u8> = bytes
+        .iter()
+        .map(|byte| if *byte == REP { DS } else { *byte })
+        .collect();
+    Decoder::with_ip(64, &plain, pause.ip(), OPTIONS).decode()
+}
+
 fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Lowering {
     let undefined = Lowering::last(handler!(ops::undefined));
     if instruction.code() == Code::INVALID {
@@ -106,8 +126,8 @@ fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Lowering {
     }
     ops::select(instruction, size, op)
         .or_else(|| system::select(instruction, size, op))
-        .or_else(|| simd::select(instruction).map(Lowering::of))
-        .or_else(|| x87::select(instruction).map(Lowering::of))
+        .or_else(|| simd::select(instruction, op).map(Lowering::of))
+        .or_else(|| x87::select(instruction, op).map(Lowering::of))
         .unwrap_or(undefined)
 }
 

@@ -1,11 +1,12 @@
 //! From an instruction's operands to the fields of an [`Op`].
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
 use crate::core::{CodeSize, Core, seg};
 use crate::fault::Fault;
+use crate::flags::signed;
 use crate::op::{
-    ADDRESS, HAS_MEMORY, Handler, Leave, Op, SEGMENT_BASES, START, THROUGH_STACK, ZERO, attempt,
+    ADDRESS, HAS_MEMORY, Handler, Leave, Op, SEGMENT_BASES, START, THROUGH_STACK, WRITES, ZERO,
     next,
 };
 use crate::state::UNUSABLE;
@@ -151,7 +152,15 @@ fn memory(instruction: &Instruction, start: u64, size: CodeSize, op: &mut Op) ->
         return None;
     }
     let segment = segment_number(instruction.memory_segment());
-    if segment == seg::SS {
+    // In 64-bit mode a prefix for SS, like those for CS, DS and ES, is ignored.
+    let through_stack = match size {
+        CodeSize::Long => {
+            let stack_base = matches!(instruction.memory_base(), Register::RSP | Register::RBP);
+            stack_base && segment < seg::FS
+        }
+        _ => segment == seg::SS,
+    };
+    if through_stack {
         op.marks |= THROUGH_STACK;
     }
     let (mut base, mut index) = (
@@ -198,10 +207,11 @@ fn memory(instruction: &Instruction, start: u64, size: CodeSize, op: &mut Op) ->
         base,
         index,
         scale,
-        marks: op.marks,
+        marks: op.marks | writes_mark(instruction, size),
         at: op.at,
         len: op.len,
         extra: instruction.memory_size().size().max(1) as u16,
+        displacement: bit_register(instruction),
         ..BLANK
     };
     op.base = ADDRESS;
@@ -209,6 +219,46 @@ fn memory(instruction: &Instruction, start: u64, size: CodeSize, op: &mut Op) ->
     op.scale = 0;
     op.displacement = 0;
     Some(prepare)
+}
+
+/// [`WRITES`] if the memory operand is written. Only outside 64-bit mode somebody asks.
+fn writes_mark(instruction: &Instruction, size: CodeSize) -> u8 {
+    if size == CodeSize::Long {
+        return 0;
+    }
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(instruction);
+    let writes = (0..instruction.op_count()).any(|i| {
+        instruction.op_kind(i) == OpKind::Memory
+            && !matches!(
+                info.op_access(i),
+                OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
+            )
+    });
+    if writes { WRITES } else { 0 }
+}
+
+/// For BT and its relatives with a bit number in a register, which moves the address: the register,
+/// and above it the operand's size in bytes. Else zero.
+fn bit_register(instruction: &Instruction) -> i32 {
+    use iced_x86::Mnemonic::{Bt, Btc, Btr, Bts};
+    let by_register = instruction.op1_kind() == OpKind::Register;
+    if !by_register || !matches!(instruction.mnemonic(), Bt | Btc | Btr | Bts) {
+        return 0;
+    }
+    let register = instruction.op1_register();
+    (register.size() << 8) as i32 | i32::from(number(register))
+}
+
+/// How far a bit number moves an address, as [`bit_register`] describes it.
+fn bit_displacement(core: &Core, register: i32) -> u64 {
+    let number = register as u8;
+    let bits = match register >> 8 {
+        2 => signed::<1>(core.get::<1>(number)) >> 4 << 1,
+        4 => signed::<2>(core.get::<2>(number)) >> 5 << 2,
+        _ => signed::<3>(core.get::<3>(number)) >> 6 << 3,
+    };
+    bits as u64
 }
 
 /// The size of addresses: 2, 4 or 8 bytes.
@@ -231,6 +281,11 @@ fn offset(core: &Core, op: &Op) -> u64 {
     let sum = core.regs[usize::from(op.base & 31)]
         .wrapping_add(core.regs[usize::from(op.index & 31)] << (op.scale & 3))
         .wrapping_add(op.imm);
+    let sum = if op.displacement == 0 {
+        sum
+    } else {
+        sum.wrapping_add(bit_displacement(core, op.displacement))
+    };
     sum & (!0 >> (64 - 8 * u32::from(op.src)))
 }
 
@@ -245,29 +300,59 @@ fn prepare_long(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     next(core, rest)
 }
 
-/// Outside 64-bit mode segments have limits, and addresses 32 bits.
+/// Outside 64-bit mode segments have limits, and addresses 32 bits. An operand that its segment does
+/// not permit gets an address that no access permits either: so the fault comes when the operand is
+/// accessed, behind those that precede it, and never for one that is not, such as a NOP's.
 fn prepare_checked(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    const NOT_CANONICAL: u64 = 1 << 63;
     let offset = offset(core, op);
     let segment = usize::from(op.dst - SEGMENT_BASES);
-    let linear = attempt!(
-        core,
-        op,
-        core.segment_address(segment, offset, u64::from(op.extra))
-    );
-    core.regs[usize::from(ADDRESS)] = linear;
+    let (len, write) = (u64::from(op.extra), op.marks & WRITES != 0);
+    let linear = core.segment_address_for(segment, offset, len, write);
+    core.regs[usize::from(ADDRESS)] =
+        linear.unwrap_or_else(|_| NOT_CANONICAL | core.segment_base(segment).wrapping_add(offset));
     next(core, rest)
 }
 
 impl Core {
-    /// The linear address of `len` bytes at `offset` in a segment, outside 64-bit mode.
+    /// The linear address of an instruction, outside 64-bit mode.
+    pub(crate) fn code_address(&self, rip: u64) -> Result<u64, Fault> {
+        if rip > u64::from(self.segments[seg::CS].limit) {
+            return Err(Fault::PROTECTION);
+        }
+        Ok(self.segment_base(seg::CS).wrapping_add(rip) & 0xFFFF_FFFF)
+    }
+
+    /// The linear address of `len` bytes to read at `offset` in a segment, outside 64-bit mode.
     pub(crate) fn segment_address(
         &self,
         segment: usize,
         offset: u64,
         len: u64,
     ) -> Result<u64, Fault> {
+        self.segment_address_for(segment, offset, len, false)
+    }
+
+    /// Likewise, to read or to write.
+    pub(crate) fn segment_address_for(
+        &self,
+        segment: usize,
+        offset: u64,
+        len: u64,
+        write: bool,
+    ) -> Result<u64, Fault> {
         const EXPAND_DOWN: u32 = 0b1_1100;
+        const CODE: u32 = 0b1_1000;
+        const READABLE_OR_WRITABLE: u32 = 0b10;
+        const BIG: u32 = 1 << 14;
         let descriptor = &self.segments[segment];
+        // Code is never written, and read only if it may be; data is always read.
+        let code = descriptor.access & CODE == CODE;
+        let permitted = if code || write {
+            descriptor.access & READABLE_OR_WRITABLE != 0 && !(code && write)
+        } else {
+            true
+        };
         let fault = if segment == seg::SS {
             Fault::STACK
         } else {
@@ -276,11 +361,16 @@ impl Core {
         let last = offset + (len - 1);
         let limit = u64::from(descriptor.limit);
         let inside = if descriptor.access & EXPAND_DOWN == 0b1_0100 {
-            offset > limit && last <= 0xFFFF_FFFF
+            let top = if descriptor.access & BIG == 0 {
+                0xFFFF
+            } else {
+                0xFFFF_FFFF
+            };
+            offset > limit && last <= top
         } else {
             last <= limit
         };
-        if !inside || descriptor.access & UNUSABLE != 0 {
+        if !inside || !permitted || descriptor.access & UNUSABLE != 0 {
             return Err(fault);
         }
         Ok(self.segment_base(segment).wrapping_add(offset) & 0xFFFF_FFFF)

@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::devices::{Access, Target};
 use crate::fault::Fault;
 
-use super::paging::Purpose;
+use super::paging::{Purpose, is_canonical};
 use super::ram::PAGE;
 
 /// The parts of an access, one for each page that it touches: address, offset, length.
@@ -139,28 +139,22 @@ impl Core {
         self.store_bytes(address, &value.to_le_bytes())
     }
 
-    /// Reads 16 bytes as most SSE instructions do: #GP(0) if they are not aligned.
-    #[inline(always)]
-    pub(crate) fn load_16_aligned(&mut self, address: u64) -> Result<u128, Fault> {
-        if !address.is_multiple_of(16) {
-            return Err(Fault::PROTECTION);
-        }
-        self.load_16(address)
-    }
-
-    /// Writes 16 bytes: #GP(0) if they are not aligned.
-    #[inline(always)]
-    pub(crate) fn store_16_aligned(&mut self, address: u64, value: u128) -> Result<(), Fault> {
-        if !address.is_multiple_of(16) {
-            return Err(Fault::PROTECTION);
-        }
-        self.store_16(address, value)
-    }
-
     /// Fails as a write of `len` bytes would, and writes nothing.
     pub(crate) fn probe_write(&mut self, address: u64, len: usize) -> Result<(), Fault> {
+        self.check_canonical(address, len)?;
+        self.check_alignment(address, len)?;
         for (at, _, _) in parts(address, len) {
             self.translate(at, Purpose::Write)?;
+        }
+        Ok(())
+    }
+
+    /// An access that reaches out of the canonical addresses is none of the pages' business, even
+    /// if it begins in one.
+    fn check_canonical(&self, address: u64, len: usize) -> Result<(), Fault> {
+        let last = address.wrapping_add(len as u64 - 1);
+        if !(is_canonical(address) && is_canonical(last)) {
+            return Err(Fault::NonCanonical);
         }
         Ok(())
     }
@@ -172,6 +166,7 @@ impl Core {
 
     /// Reads any number of bytes.
     pub(crate) fn load_bytes(&mut self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.check_canonical(address, into.len())?;
         self.check_alignment(address, into.len())?;
         self.compare_access(address, into.len(), false);
         for (at, _, _) in parts(address, into.len()) {
@@ -189,7 +184,6 @@ impl Core {
 
     /// Writes any number of bytes.
     pub(crate) fn store_bytes(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
-        self.check_alignment(address, bytes.len())?;
         self.compare_access(address, bytes.len(), true);
         self.probe_write(address, bytes.len())?;
         for (at, offset, len) in parts(address, bytes.len()) {
@@ -210,10 +204,21 @@ impl Core {
     ///
     /// The fast way does not come here: while the check is on, it is closed.
     fn check_alignment(&mut self, address: u64, len: usize) -> Result<(), Fault> {
-        if self.checks_alignment && len <= 8 && address & (len as u64 - 1) != 0 {
-            return Err(Fault::ALIGNMENT);
+        if !self.checks_alignment {
+            return Ok(());
         }
-        Ok(())
+        // Extended precision and x87 environments go by their largest part.
+        let alignment = match len {
+            2 | 14 | 94 => 2,
+            4 | 28 | 108 => 4,
+            8 | 10 => 8,
+            _ => 1,
+        };
+        if address.is_multiple_of(alignment) {
+            Ok(())
+        } else {
+            Err(Fault::ALIGNMENT)
+        }
     }
 
     /// Writes to RAM, within a page, and notes it; false if the address is no RAM.

@@ -1,6 +1,6 @@
 //! Guest RAM: physical addresses from 0 to its length.
 //!
-//! With [`super::tlb`], the only unsafe code of the crate. What it rests on: the memory that
+//! With [`super::tlb`] and `simd::host`, the only unsafe code of the crate. What it rests on: the memory that
 //! [`Ram::new`] was given stays valid and is touched by nobody else while the CPU runs.
 
 #![allow(unsafe_code)]
@@ -21,8 +21,8 @@ pub struct Ram {
 
 /// Whom the memory belongs to.
 enum Owner {
-    /// This value.
-    Own(Layout),
+    /// This value. What to free: the pages lie somewhere in it.
+    Own(NonNull<u8>, Layout),
     /// Somebody else, who keeps it for as long as this lives.
     Other(#[expect(dead_code, reason = "held, not looked at")] Box<dyn Any + Send>),
 }
@@ -60,13 +60,18 @@ impl Ram {
     #[must_use]
     pub fn anonymous(len: u64) -> Ram {
         assert!(len > 0 && len.is_multiple_of(PAGE));
-        let layout = Layout::from_size_align(len as usize, PAGE as usize).expect("it is a size");
+        // Aligned by hand: of an allocator that is asked for alignment, Rust does not know that its
+        // new pages are zero, and would touch them all.
+        let layout = Layout::from_size_align((len + PAGE) as usize, 1).expect("it is a size");
         // SAFETY: The size is not zero.
-        let base = unsafe { alloc_zeroed(layout) };
+        let start = unsafe { alloc_zeroed(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+        let before = start.as_ptr().align_offset(PAGE as usize);
         Ram {
-            base: NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout)),
+            // SAFETY: Less than a page before the pages, and a page more than they was allocated.
+            base: unsafe { start.add(before) },
             len,
-            owner: Owner::Own(layout),
+            owner: Owner::Own(start, layout),
         }
     }
 
@@ -164,9 +169,9 @@ impl Ram {
 
 impl Drop for Ram {
     fn drop(&mut self) {
-        if let Owner::Own(layout) = self.owner {
+        if let Owner::Own(start, layout) = self.owner {
             // SAFETY: Allocated in `anonymous` with this layout.
-            unsafe { dealloc(self.base.as_ptr(), layout) };
+            unsafe { dealloc(start.as_ptr(), layout) };
         }
     }
 }

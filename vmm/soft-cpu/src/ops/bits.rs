@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use crate::core::Core;
 use crate::decode::Lowering;
 use crate::flags::{CF, ZF, flag, signed};
-use crate::op::{Handler, Leave, Op, attempt, next, next_after_write};
+use crate::op::{ADDRESS, Handler, Leave, Op, attempt, next, next_after_write};
 
 use super::{by_size, operand_size};
 
@@ -50,10 +50,10 @@ fn r<const OP: usize, const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> 
 fn m<const OP: usize, const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     let number = number::<S>(core, op);
     let mut address = core.address(op);
-    if op.extra == 0 {
-        // A register reaches beyond the operand, in both directions.
-        let words = signed::<S>(number) >> (3 + S);
-        address = core.displaced(address, words << S);
+    if op.extra == 0 && op.base != ADDRESS {
+        // A register reaches beyond the operand, in both directions. In an address that was
+        // computed ahead this is contained: it is cut to the size of addresses with the rest.
+        address = address.wrapping_add((signed::<S>(number) >> (3 + S) << S) as u64);
     }
     let bit = number as u32 & ((8 << S) - 1);
     if OP == TEST {
@@ -65,18 +65,6 @@ fn m<const OP: usize, const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> 
     let result = compute::<OP>(core, value, bit);
     attempt!(core, op, core.store::<S>(address, result));
     next_after_write(core, op, rest)
-}
-
-impl Core {
-    /// An address moved by a signed number of bytes.
-    fn displaced(&self, address: u64, by: i64) -> u64 {
-        let address = address.wrapping_add(by as u64);
-        if self.code_size == crate::core::CodeSize::Long {
-            address
-        } else {
-            address & 0xFFFF_FFFF
-        }
-    }
 }
 
 /// BSF and BSR. Of zero they leave the destination alone, as processors do.

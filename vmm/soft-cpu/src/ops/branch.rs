@@ -1,6 +1,6 @@
 //! Near jumps, calls and returns in 64-bit mode, and LOOP.
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use crate::core::{CodeSize, Core, reg};
 use crate::decode::Lowering;
@@ -58,6 +58,9 @@ fn push_return<const FAST: bool>(core: &mut Core, op: &Op) -> Result<(), Fault> 
     // 64-bit code: nothing is cut off.
     let back = core.address_of(op).wrapping_add(u64::from(op.len));
     let stack = core.get::<3>(reg::RSP).wrapping_sub(8);
+    if !FAST && !is_canonical(stack) {
+        return Err(Fault::STACK);
+    }
     core.store_on::<FAST, 3>(stack, back)?;
     core.set::<3>(reg::RSP, stack);
     Ok(())
@@ -124,35 +127,28 @@ pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> 
     use Mnemonic::*;
     let mnemonic = instruction.mnemonic();
     let kind = instruction.op0_kind();
-    let wide = match kind {
+    let is_64_bit = match kind {
+        _ if mnemonic == Ret => matches!(instruction.code(), Code::Retnq | Code::Retnq_imm16),
         OpKind::NearBranch64 => true,
         OpKind::Register => instruction.op0_register().size() == 8,
-        OpKind::Memory => instruction.memory_size().size() == 8,
-        _ => size == CodeSize::Long,
+        OpKind::Memory => instruction.memory_size().size() == 8 && !is_far(instruction),
+        _ => false,
     };
-    let direct = matches!(kind, OpKind::NearBranch64);
-    let long = size == CodeSize::Long && wide;
-    let run: Handler = match mnemonic {
-        Call | Ret | Jmp if mnemonic != Jmp => {
-            op.marks |= THROUGH_STACK;
-            match (mnemonic, kind) {
-                (Ret, _)
-                    if long
-                        && instruction.code() != iced_x86::Code::Retnw
-                        && instruction.code() != iced_x86::Code::Retnw_imm16 =>
-                {
-                    ret::<true>
-                }
-                (Call, _) if long && direct => call::<true>,
-                (Call, OpKind::Register) if long => call_r::<true>,
-                (Call, OpKind::Memory) if long && !is_far(instruction) => call_m::<true>,
-                _ => return branch_legacy::select(instruction, size, op),
-            }
-        }
-        Jmp if long && direct => jmp,
-        Jmp if long && kind == OpKind::Register => jmp_r,
-        Jmp if long && kind == OpKind::Memory && !is_far(instruction) => jmp_m::<true>,
-        _ if long && instruction.is_jcc_short_or_near() => {
+    if matches!(mnemonic, Call | Ret) && !op.has_memory() {
+        op.marks |= THROUGH_STACK;
+    }
+    if !is_64_bit || size != CodeSize::Long {
+        return branch_legacy::select(instruction, size, op);
+    }
+    let run: Handler = match (mnemonic, kind) {
+        (Ret, _) => ret::<true>,
+        (Call, OpKind::NearBranch64) => call::<true>,
+        (Call, OpKind::Register) => call_r::<true>,
+        (Call, OpKind::Memory) => call_m::<true>,
+        (Jmp, OpKind::NearBranch64) => jmp,
+        (Jmp, OpKind::Register) => jmp_r,
+        (Jmp, OpKind::Memory) => jmp_m::<true>,
+        _ if instruction.is_jcc_short_or_near() => {
             by_condition!(condition_number(instruction)?, jcc)
         }
         _ => return branch_legacy::select(instruction, size, op),

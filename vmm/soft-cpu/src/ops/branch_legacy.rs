@@ -6,6 +6,7 @@ use crate::core::{CodeSize, Core, reg};
 use crate::decode::Lowering;
 use crate::fault::Fault;
 use crate::flags::ZF;
+use crate::memory::paging::is_canonical;
 use crate::op::{HAS_MEMORY, Handler, Op, START, attempt};
 
 use super::condition_number;
@@ -14,7 +15,12 @@ use super::condition_number;
 macro_rules! going {
     ($decide:expr) => {{
         fn run(core: &mut Core, op: &Op, _: &[Op]) -> $crate::op::Leave {
+            let before = core.stack_pointer();
             let to = attempt!(core, op, $decide(core, op));
+            if !is_canonical(to) {
+                core.set_stack_pointer(before);
+                return core.stop_before(op, Fault::PROTECTION);
+            }
             core.rip = to;
             if core.attention {
                 return core.stop_at(op, to);

@@ -88,16 +88,25 @@ fn salc(core: &mut Core, _: &Op) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Two accesses of `1 << S` bytes, as processors check their alignment.
+fn bounds<const S: usize>(core: &mut Core, op: &Op) -> Result<[u64; 2], Fault> {
+    let at = core.address(op);
+    Ok([
+        core.load::<S>(at)?,
+        core.load::<S>(at.wrapping_add(1 << S))?,
+    ])
+}
+
 fn bound_16(core: &mut Core, op: &Op) -> Result<(), Fault> {
-    let bounds = core.load::<2>(core.address(op))?;
+    let [lower, upper] = bounds::<1>(core, op)?;
     let index = core.get::<1>(op.dst) as i16;
-    in_bounds(index < bounds as i16 || index > (bounds >> 16) as i16)
+    in_bounds(index < lower as i16 || index > upper as i16)
 }
 
 fn bound_32(core: &mut Core, op: &Op) -> Result<(), Fault> {
-    let bounds = core.load::<3>(core.address(op))?;
+    let [lower, upper] = bounds::<2>(core, op)?;
     let index = core.get::<2>(op.dst) as i32;
-    in_bounds(index < bounds as i32 || index > (bounds >> 32) as i32)
+    in_bounds(index < lower as i32 || index > upper as i32)
 }
 
 fn in_bounds(outside: bool) -> Result<(), Fault> {

@@ -57,7 +57,7 @@ fn xlat(core: &mut Core, op: &Op) -> Result<(), Fault> {
         .get::<3>(reg::RBX)
         .wrapping_add(core.get::<0>(reg::RAX));
     let offset = offset & (!0 >> (64 - 8 * u32::from(op.extra)));
-    let address = core.string_address(usize::from(op.src), offset, 1)?;
+    let address = core.string_address(usize::from(op.src), offset, 1, false)?;
     let value = core.load::<0>(address)?;
     core.set::<0>(reg::RAX, value);
     Ok(())
@@ -70,13 +70,14 @@ impl Core {
         segment: usize,
         offset: u64,
         len: u64,
+        write: bool,
     ) -> Result<u64, Fault> {
         match self.code_size {
             CodeSize::Long if segment >= seg::FS => {
                 Ok(self.segment_base(segment).wrapping_add(offset))
             }
             CodeSize::Long => Ok(offset),
-            _ => self.segment_address(segment, offset, len),
+            _ => self.segment_address_for(segment, offset, len, write),
         }
     }
 }

@@ -5,6 +5,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use crate::core::{CodeSize, Core, reg, seg};
 use crate::decode::Lowering;
 use crate::fault::Fault;
+use crate::memory::paging::is_canonical;
 use crate::op::{HAS_MEMORY, Handler, Leave, Op, THROUGH_STACK, handler, next, next_on, reach};
 
 // ---- 64-bit operands in 64-bit mode --------------------------------------------------------------
@@ -18,6 +19,9 @@ fn push_value<const FAST: bool>(
     slow: Handler,
 ) -> Leave {
     let stack = core.get::<3>(reg::RSP).wrapping_sub(8);
+    if !FAST && !is_canonical(stack) {
+        return core.stop_before(op, Fault::STACK);
+    }
     let stored = core.store_on::<FAST, 3>(stack, value);
     reach!(FAST, core, op, rest, stored, slow);
     core.set::<3>(reg::RSP, stack);
@@ -82,7 +86,13 @@ impl Core {
     /// The linear address of `len` bytes at a stack offset.
     pub(crate) fn stack_address(&self, offset: u64, len: usize) -> Result<u64, Fault> {
         if self.code_size == CodeSize::Long {
-            return Ok(offset);
+            let last = offset.wrapping_add(len as u64 - 1);
+            let canonical = is_canonical(offset) && is_canonical(last);
+            return if canonical {
+                Ok(offset)
+            } else {
+                Err(Fault::STACK)
+            };
         }
         self.segment_address(seg::SS, offset & self.stack_mask, len as u64)
     }
@@ -166,14 +176,16 @@ fn store_popped(core: &mut Core, op: &Op, bytes: usize, value: u64) -> Result<()
 
 fn pusha(core: &mut Core, op: &Op) -> Result<(), Fault> {
     let bytes = usize::from(op.extra);
-    let top = core.stack_pointer();
-    // All of it must fit before any of it is written.
-    let low = core.stack_address(top.wrapping_sub(8 * bytes as u64), 8 * bytes)?;
-    core.probe_write(low, 8 * bytes)?;
+    let before = core.get::<3>(reg::RSP);
     let registers: [u64; 8] = core.regs[..8].try_into().expect("eight");
-    registers
+    // One after the other: where one faults, those before it stand in memory all the same.
+    let pushed = registers
         .into_iter()
-        .try_for_each(|value| core.push(bytes, value))
+        .try_for_each(|value| core.push(bytes, value));
+    if pushed.is_err() {
+        core.set::<3>(reg::RSP, before);
+    }
+    pushed
 }
 
 fn popa(core: &mut Core, op: &Op) -> Result<(), Fault> {
@@ -260,7 +272,9 @@ pub(super) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> 
     }
     let bytes = instruction.stack_pointer_increment().unsigned_abs() as u16;
     let kind = instruction.op0_kind();
-    op.marks |= THROUGH_STACK;
+    if !op.has_memory() {
+        op.marks |= THROUGH_STACK;
+    }
     op.extra = bytes;
     let long = size == CodeSize::Long && bytes == 8;
     let run: Handler = match mnemonic {

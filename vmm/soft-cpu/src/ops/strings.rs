@@ -31,13 +31,17 @@ impl Core {
     /// The linear address of the element at RSI, in the segment of number `src`.
     pub(super) fn source<const S: usize>(&self, op: &Op) -> Result<u64, Fault> {
         let offset = self.get::<3>(reg::RSI) & address_mask(op);
-        self.string_address(usize::from(op.src), offset, 1 << S)
+        self.string_address(usize::from(op.src), offset, 1 << S, false)
     }
 
     /// The linear address of the element at RDI, in ES.
-    pub(super) fn destination<const S: usize>(&self, op: &Op) -> Result<u64, Fault> {
+    pub(super) fn destination<const KIND: usize, const S: usize>(
+        &self,
+        op: &Op,
+    ) -> Result<u64, Fault> {
         let offset = self.get::<3>(reg::RDI) & address_mask(op);
-        self.string_address(seg::ES, offset, 1 << S)
+        let writes = matches!(KIND, MOVS | STOS | INS);
+        self.string_address(seg::ES, offset, 1 << S, writes)
     }
 
     /// Moves RSI or RDI on by so many bytes, up or down as DF says.
@@ -64,12 +68,12 @@ pub(super) fn element<const KIND: usize, const S: usize>(
 ) -> Result<(), Fault> {
     match KIND {
         MOVS => {
-            let (from, to) = (core.source::<S>(op)?, core.destination::<S>(op)?);
+            let (from, to) = (core.source::<S>(op)?, core.destination::<KIND, S>(op)?);
             let value = core.load::<S>(from)?;
             core.store::<S>(to, value)?;
         }
         STOS => {
-            let to = core.destination::<S>(op)?;
+            let to = core.destination::<KIND, S>(op)?;
             core.store::<S>(to, core.get::<S>(reg::RAX))?;
         }
         LODS => {
@@ -77,13 +81,14 @@ pub(super) fn element<const KIND: usize, const S: usize>(
             core.set::<S>(reg::RAX, value);
         }
         CMPS => {
-            let (first, second) = (core.source::<S>(op)?, core.destination::<S>(op)?);
-            let a = core.load::<S>(first)?;
+            let (first, second) = (core.source::<S>(op)?, core.destination::<KIND, S>(op)?);
+            // In this order, as the faults of processors show.
             let b = core.load::<S>(second)?;
+            let a = core.load::<S>(first)?;
             core.flags.set::<S>(kind::SUB, a.wrapping_sub(b), b);
         }
         SCAS => {
-            let b = core.load::<S>(core.destination::<S>(op)?)?;
+            let b = core.load::<S>(core.destination::<KIND, S>(op)?)?;
             let a = core.get::<S>(reg::RAX);
             core.flags.set::<S>(kind::SUB, a.wrapping_sub(b), b);
         }
@@ -91,7 +96,7 @@ pub(super) fn element<const KIND: usize, const S: usize>(
             let port = core.get::<1>(reg::RDX) as u16;
             core.require_port(port, 1 << S)?;
             // What a port has given must find its place: so that is looked at first.
-            let to = core.destination::<S>(op)?;
+            let to = core.destination::<KIND, S>(op)?;
             core.probe_write(to, 1 << S)?;
             let value = core.devices.read(Target::Port(port), 1 << S)?;
             core.store::<S>(to, value)?;

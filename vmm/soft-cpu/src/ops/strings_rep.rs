@@ -10,9 +10,9 @@
 use crate::core::{Core, reg};
 use crate::flags::DF;
 use crate::memory::ram::PAGE;
-use crate::op::{Leave, Op, REPNE};
+use crate::op::{Leave, Op, REPNE, attempt};
 
-use super::strings::{CMPS, MOVS, SCAS, STOS, address_mask, element};
+use super::strings::{CMPS, INS, MOVS, OUTS, SCAS, STOS, address_mask, element};
 
 /// Iterations after which another thread's wish to stop is looked at.
 const AT_ONCE: u64 = 1 << 16;
@@ -22,6 +22,11 @@ pub(super) fn repeated<const KIND: usize, const S: usize>(
     op: &Op,
     _: &[Op],
 ) -> Leave {
+    if matches!(KIND, INS | OUTS) {
+        // Also where nothing is left to do, the port must be allowed.
+        let port = core.get::<1>(reg::RDX) as u16;
+        attempt!(core, op, core.require_port(port, 1 << S));
+    }
     let counter_mask = address_mask(op);
     let mut left = core.get::<3>(reg::RCX) & counter_mask;
     let allowed = (core.limit - core.position_of(op)).min(AT_ONCE);
@@ -75,7 +80,7 @@ fn in_bulk<const KIND: usize, const S: usize>(core: &mut Core, op: &Op, wanted: 
         return 0;
     }
     let in_page = |address: u64| (PAGE - address % PAGE) >> S;
-    let Ok(to) = core.destination::<S>(op) else {
+    let Ok(to) = core.destination::<KIND, S>(op) else {
         return 0;
     };
     let mut many = wanted.min(in_page(to));

@@ -6,7 +6,7 @@
 
 use crate::core::{CodeSize, Core, seg};
 use crate::fault::vector;
-use crate::flags::RF;
+use crate::flags::{RF, TF};
 use crate::memory::ram::PAGE;
 
 /// DR6: a single step was executed.
@@ -102,8 +102,11 @@ impl Core {
         true
     }
 
-    /// Raises #DB behind an instruction that met data breakpoints, or that began with TF set.
-    pub(crate) fn trap_behind(&mut self, stepped: bool) {
+    /// Raises #DB behind an instruction that met data breakpoints, or that began with TF set, did not
+    /// enter the kernel (INT n and SYSCALL clear TF) and did not load SS.
+    pub(crate) fn trap_behind(&mut self, began_with_tf: bool) {
+        let untouched = !self.entered_kernel || self.system_flags & TF != 0;
+        let stepped = began_with_tf && untouched && !self.loaded_ss;
         let met = std::mem::take(&mut self.breakpoints_met);
         if met == 0 && !stepped {
             return;

@@ -264,6 +264,7 @@ impl Core {
         self.set::<3>(reg::RSP, stack);
         self.rip = gate.offset;
         self.shadow_at = None;
+        self.entered_kernel = true;
     }
 }
 

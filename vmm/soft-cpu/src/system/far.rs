@@ -8,7 +8,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use crate::core::{CodeSize, Core, reg, seg};
 use crate::decode::Lowering;
 use crate::fault::{Fault, vector};
-use crate::flags::{NT, RF};
+use crate::flags::{NT, RF, TF};
 use crate::memory::paging::is_canonical;
 use crate::op::{HAS_MEMORY, Op, THROUGH_STACK};
 use crate::state::Segment;
@@ -80,6 +80,10 @@ impl Core {
             self.set_segment(seg::SS, *segment);
         }
         self.set_code_segment(code, level);
+        if self.code_size != CodeSize::Long {
+            // Outside 64-bit mode, the upper half of RSP is lost.
+            self.regs[usize::from(reg::RSP)] &= 0xFFFF_FFFF;
+        }
         if let Some((pointer, _)) = stack {
             self.set_stack_pointer(pointer);
         }
@@ -118,8 +122,10 @@ fn iret(core: &mut Core, op: &Op) -> Result<(), Fault> {
         core.set_stack_pointer(popped);
     }
     core.leave_to(rip, code, level, stack);
+    let stepped = core.system_flags & TF != 0;
     core.set_flags_as(from_level, flags, bytes);
-    if core.has_breakpoints && bytes > 2 {
+    // Nobody else can see it.
+    if (core.has_breakpoints || stepped) && bytes > 2 {
         core.system_flags = core.system_flags & !RF | flags & RF;
     }
     Ok(())
@@ -128,8 +134,9 @@ fn iret(core: &mut Core, op: &Op) -> Result<(), Fault> {
 fn ret_far(core: &mut Core, op: &Op) -> Result<(), Fault> {
     let bytes = usize::from(op.extra);
     let step = bytes as u64;
-    let rip = core.peek(0, bytes)?;
+    // In this order, as the faults of processors show.
     let selector = core.peek(step, bytes)? as u16;
+    let rip = core.peek(0, bytes)?;
     let level = rpl(selector);
     if level < core.cpl {
         return Err(Fault::protection(selector));
@@ -153,14 +160,7 @@ fn far_operand(core: &mut Core, op: &Op) -> Result<(u16, u64), Fault> {
     if op.marks & HAS_MEMORY == 0 {
         return Ok((op.extra, op.imm));
     }
-    let bytes = usize::from(op.src);
-    let address = core.address(op);
-    let mut pointer = [0; 10];
-    core.load_bytes(address, &mut pointer[..bytes + 2])?;
-    let selector = u16::from_le_bytes([pointer[bytes], pointer[bytes + 1]]);
-    pointer[bytes..].fill(0);
-    let offset = u64::from_le_bytes(pointer[..8].try_into().expect("eight bytes"));
-    Ok((selector, offset))
+    core.load_far_pointer(core.address(op), usize::from(op.src))
 }
 
 fn far_target(core: &mut Core, op: &Op) -> Result<(u64, Segment), Fault> {
@@ -233,6 +233,8 @@ pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering>
         Call if far => return Some(system!(call_far)),
         _ => return None,
     };
-    op.marks |= THROUGH_STACK;
+    if !op.has_memory() {
+        op.marks |= THROUGH_STACK;
+    }
     Some(lowering)
 }

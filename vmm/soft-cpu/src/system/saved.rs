@@ -4,7 +4,6 @@ use crate::core::{Core, seg};
 use crate::flags::{self, Flags};
 use crate::op::{SEGMENT_BASES, ZERO};
 use crate::state::State;
-use crate::x87::Fpu;
 
 /// MXCSR_MASK: all bits but those that need SSE3 and later; DAZ exists.
 const MXCSR_MASK: u32 = 0xFFFF;
@@ -105,23 +104,10 @@ impl Core {
     /// The 64-bit FXSAVE image (SDM vol. 1, table 10-2), with all sixteen XMM registers.
     pub(crate) fn fxsave_image(&self) -> [u8; 512] {
         let mut image = [0; 512];
-        let fpu = &self.fpu;
+        self.fpu.save_fx(true, &mut image);
         let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &fpu.control.to_le_bytes());
-        put(2, &fpu.status.to_le_bytes());
-        put(4, &[fpu.in_use]);
-        put(6, &fpu.opcode.to_le_bytes());
-        put(8, &fpu.instruction_pointer.to_le_bytes());
-        put(16, &fpu.data_pointer.to_le_bytes());
         put(24, &self.mxcsr.to_le_bytes());
         put(28, &MXCSR_MASK.to_le_bytes());
-        // The image holds ST0 to ST7, the core R0 to R7.
-        let top = usize::from(fpu.status >> 11 & 7);
-        for i in 0..8 {
-            let (significand, exponent) = fpu.registers[(top + i) % 8];
-            put(32 + 16 * i, &significand.to_le_bytes());
-            put(40 + 16 * i, &exponent.to_le_bytes());
-        }
         for (i, register) in self.xmm.iter().enumerate() {
             put(160 + 16 * i, &register.to_le_bytes());
         }
@@ -130,23 +116,9 @@ impl Core {
 
     /// The reverse of [`Core::fxsave_image`]. Reserved bits of MXCSR are dropped.
     pub(crate) fn load_fxsave_image(&mut self, image: &[u8; 512]) {
-        let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
-        let quad =
-            |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("eight bytes"));
-        self.fpu = Fpu {
-            registers: [(0, 0); 8],
-            control: word(0),
-            status: word(2),
-            in_use: image[4],
-            opcode: word(6) & 0x7FF,
-            instruction_pointer: quad(8),
-            data_pointer: quad(16),
-        };
-        let top = usize::from(self.fpu.status >> 11 & 7);
-        for i in 0..8 {
-            self.fpu.registers[(top + i) % 8] = (quad(32 + 16 * i), word(40 + 16 * i));
-        }
-        self.mxcsr = quad(24) as u32 & MXCSR_MASK;
+        self.fpu.load_fx(true, image);
+        let mxcsr = image[24..28].try_into().expect("four bytes");
+        self.mxcsr = u32::from_le_bytes(mxcsr) & MXCSR_MASK;
         for (i, register) in self.xmm.iter_mut().enumerate() {
             let at = 160 + 16 * i;
             *register = u128::from_le_bytes(image[at..at + 16].try_into().expect("16 bytes"));

@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
-use crate::core::{Core, seg};
+use crate::core::{Core, cr0, seg};
 use crate::decode::{Lowering, segment_number, size_of};
 use crate::fault::Fault;
 use crate::flags::{ZF, flag};
@@ -26,10 +26,16 @@ fn mov_to_segment(core: &mut Core, op: &Op) -> Result<(), Fault> {
     core.load_segment(usize::from(op.dst), selector)
 }
 
-/// Behind a load of SS no interrupt is taken, so that RSP can be loaded next.
+/// Behind a load of SS no interrupt and no single-step trap is taken, so that RSP can be loaded next
+/// (SDM vol. 3, 7.8.3).
+fn hold_off_events(core: &mut Core, op: &Op) {
+    core.shadow_at = Some(core.position_of(op) + 1);
+    core.loaded_ss = true;
+}
+
 fn mov_to_ss(core: &mut Core, op: &Op) -> Result<(), Fault> {
     mov_to_segment(core, op)?;
-    core.shadow_at = Some(core.position_of(op) + 1);
+    hold_off_events(core, op);
     Ok(())
 }
 
@@ -61,19 +67,14 @@ fn pop_segment(core: &mut Core, op: &Op) -> Result<(), Fault> {
 
 fn pop_ss(core: &mut Core, op: &Op) -> Result<(), Fault> {
     pop_segment(core, op)?;
-    core.shadow_at = Some(core.position_of(op) + 1);
+    hold_off_events(core, op);
     Ok(())
 }
 
 /// LES and relatives: the segment of number `src`, and a register of `extra` bytes.
 fn load_far_pointer(core: &mut Core, op: &Op) -> Result<(), Fault> {
     let bytes = usize::from(op.extra);
-    let mut pointer = [0; 10];
-    let address = core.address(op);
-    core.load_bytes(address, &mut pointer[..bytes + 2])?;
-    let selector = u16::from_le_bytes([pointer[bytes], pointer[bytes + 1]]);
-    pointer[bytes..].fill(0);
-    let offset = u64::from_le_bytes(pointer[..8].try_into().expect("eight bytes"));
+    let (selector, offset) = core.load_far_pointer(core.address(op), bytes)?;
     core.load_segment(usize::from(op.src), selector)?;
     match bytes {
         2 => core.set::<1>(op.dst, offset),
@@ -157,6 +158,27 @@ fn verw(core: &mut Core, op: &Op) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The requested privilege level of the first selector becomes no more privileged than that of the
+/// second. Undefined in real mode, which this CPU enters only with 16-bit code.
+fn arpl(core: &mut Core, op: &Op) -> Result<(), Fault> {
+    if core.cr0 & cr0::PE == 0 {
+        return Err(Fault::UNDEFINED);
+    }
+    let selector = selector_operand(core, op, op.dst)?;
+    let level = rpl(core.get::<1>(op.src) as u16);
+    let raised = rpl(selector) < level;
+    if raised {
+        let selector = u64::from(selector & !3 | u16::from(level));
+        if op.has_memory() {
+            core.store::<1>(core.address(op), selector)?;
+        } else {
+            core.set::<1>(op.dst, selector);
+        }
+    }
+    note_zero(core, raised);
+    Ok(())
+}
+
 pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering> {
     use Mnemonic::*;
     let first = instruction.op0_register();
@@ -212,6 +234,7 @@ pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering>
                 handler!(lsl)
             })
         }
+        Arpl => Lowering::of(handler!(arpl)),
         Verr => Lowering::of(handler!(verr)),
         Verw => Lowering::of(handler!(verw)),
         _ => return None,

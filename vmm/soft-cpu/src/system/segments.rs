@@ -123,6 +123,19 @@ impl Core {
         Ok(())
     }
 
+    /// A far pointer in memory: selector, and offset of `bytes` bytes. Two operands: each is aligned
+    /// for itself.
+    pub(super) fn load_far_pointer(
+        &mut self,
+        address: u64,
+        bytes: usize,
+    ) -> Result<(u16, u64), Fault> {
+        let mut offset = [0; 8];
+        self.load_bytes(address, &mut offset[..bytes])?;
+        let selector = self.load::<1>(address.wrapping_add(bytes as u64))?;
+        Ok((selector as u16, u64::from_le_bytes(offset)))
+    }
+
     /// Sets a segment register with its hidden part.
     pub(super) fn set_segment(&mut self, number: usize, segment: Segment) {
         self.segments[number] = segment;
@@ -229,7 +242,10 @@ impl Core {
         for number in [seg::ES, seg::DS, seg::FS, seg::GS] {
             let segment = &self.segments[number];
             let conforming = is_code(segment) && segment.access & access::CONFORMING != 0;
-            if !conforming && dpl(segment) < self.cpl && segment.access & UNUSABLE == 0 {
+            if segment.access & UNUSABLE != 0 {
+                // Only the selector: the base, which Linux keeps its thread pointers in, stays.
+                self.segments[number].selector = 0;
+            } else if !conforming && dpl(segment) < self.cpl {
                 self.set_segment(number, null_segment(0, 0));
             }
         }

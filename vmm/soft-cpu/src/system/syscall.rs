@@ -23,6 +23,8 @@ fn syscall(core: &mut Core, _: &Op) -> Result<(), Fault> {
     let flags = flags & !core.fmask & !RF;
     core.flags = Flags::from_bits(flags);
     core.system_flags = flags & !ARITHMETIC | FIXED;
+    // The flags that the kernel wants, not those before, say whether it is stepped.
+    core.entered_kernel = true;
     let code = (core.star >> 32) as u16;
     core.set_flat_segments(code, code.wrapping_add(8), 0, true);
     Ok(())

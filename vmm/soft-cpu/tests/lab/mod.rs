@@ -140,8 +140,8 @@ pub(crate) fn word(cpu: &SoftCpu, at: u64) -> u64 {
 /// A CPU with `code` at [`CODE`], tables, and stubs that report exceptions at [`STUB_PORT`].
 pub(crate) fn machine(ram_bytes: u64, code: &[u8]) -> SoftCpu {
     let mut cpu = SoftCpu::new(Ram::anonymous(ram_bytes), CpuidTable::default());
-    put_word(&mut cpu, PAGE_TABLES, PAGE_TABLES + 0x1000 | 7);
-    put_word(&mut cpu, PAGE_TABLES + 0x1000, PAGE_TABLES + 0x2000 | 7);
+    put_word(&mut cpu, PAGE_TABLES, (PAGE_TABLES + 0x1000) | 7);
+    put_word(&mut cpu, PAGE_TABLES + 0x1000, (PAGE_TABLES + 0x2000) | 7);
     for page in 0..512 {
         put_word(&mut cpu, PAGE_TABLES + 0x2000 + page * 8, page << 21 | 0x87);
     }
@@ -197,5 +197,32 @@ pub(crate) fn run_to_halt(cpu: &mut SoftCpu) -> Option<u8> {
             }
             other => panic!("{other:?} at {:#x}", cpu.state().rip),
         }
+    }
+}
+
+/// What an exception handler finds on its stack.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) error: Option<u64>,
+    pub(crate) rip: u64,
+    pub(crate) cs: u64,
+    pub(crate) flags: u64,
+    pub(crate) rsp: u64,
+    pub(crate) ss: u64,
+}
+
+pub(crate) fn frame(cpu: &SoftCpu, has_error: bool) -> Frame {
+    let mut at = cpu.state().general[4];
+    let mut pop = || {
+        at += 8;
+        word(cpu, at - 8)
+    };
+    Frame {
+        error: has_error.then(&mut pop),
+        rip: pop(),
+        cs: pop(),
+        flags: pop(),
+        rsp: pop(),
+        ss: pop(),
     }
 }
