@@ -13,6 +13,7 @@ use ft_logging::types::{EntryIndex, OutputSeq, Position};
 use vm_memory::{Bytes, GuestAddress};
 use vmm::cpu::Cpu;
 use vmm::cpu::kvm::KvmCpu;
+use vmm::cpu::soft::SoftCpu;
 use vmm::determinism::{Inputs, Link, LogLink, Order, Report};
 use vmm::machine::{BootImages, Machine, MachineConfig, PowerOff, Stop, run};
 
@@ -27,9 +28,49 @@ fn config() -> MachineConfig {
     }
 }
 
-/// A machine with one of the embedded guests; `None`, loudly, where there is no KVM.
-fn machine(guest: &str, command_line: &str) -> Option<Machine<KvmCpu>> {
-    let kvm = kvm()?;
+/// A CPU backend under test.
+trait Backend: Cpu + Sized {
+    /// A machine on it; `None`, loudly, where there is none.
+    fn machine(images: BootImages) -> Option<Machine<Self>>;
+}
+
+impl Backend for KvmCpu {
+    fn machine(images: BootImages) -> Option<Machine<Self>> {
+        let kvm = kvm()?;
+        Some(Machine::build(config(), images, |ram| KvmCpu::new(&kvm, ram)).expect("it builds"))
+    }
+}
+
+impl Backend for SoftCpu {
+    fn machine(images: BootImages) -> Option<Machine<Self>> {
+        Some(Machine::build(config(), images, |ram| Ok(SoftCpu::new(ram))).expect("it builds"))
+    }
+}
+
+/// Each of these tests, on each backend.
+macro_rules! on_each_backend {
+    ($($test:ident)*) => {
+        mod on_kvm {
+            $(#[test] fn $test() { super::$test::<super::KvmCpu>(); })*
+        }
+        mod on_soft {
+            $(#[test] fn $test() { super::$test::<super::SoftCpu>(); })*
+        }
+    };
+}
+
+on_each_backend! {
+    det_1_the_kv_guest_boots_and_replays_to_the_same_state
+    det_1_noise_replays_to_the_same_state
+    det_1_bench_replays_to_the_same_state
+    det_1_a_machine_restored_at_random_positions_goes_on_identically
+    log_3_a_machine_never_runs_past_what_it_has_heard_of
+    det_5_a_changed_entry_is_noticed_and_named
+    det_5_a_flipped_bit_in_memory_or_a_register_is_noticed
+}
+
+/// A machine with one of the embedded guests; `None`, loudly, where the backend is missing.
+fn machine<C: Backend>(guest: &str, command_line: &str) -> Option<Machine<C>> {
     let images = BootImages {
         name: guest.to_owned(),
         kernel: guest_images::by_name(guest)
@@ -39,7 +80,7 @@ fn machine(guest: &str, command_line: &str) -> Option<Machine<KvmCpu>> {
         initrd: None,
         command_line: command_line.to_owned(),
     };
-    Some(Machine::build(config(), images, |ram| KvmCpu::new(&kvm, ram)).expect("it builds"))
+    C::machine(images)
 }
 
 /// What a recording left behind.
@@ -110,8 +151,8 @@ impl Link for Scripted {
     }
 }
 
-fn record(
-    machine: &mut Machine<KvmCpu>,
+fn record<C: Cpu>(
+    machine: &mut Machine<C>,
     script: impl IntoIterator<Item = (&'static str, Order)>,
 ) -> (Recording, Stop) {
     let recording = Rc::new(RefCell::new(Recording::default()));
@@ -130,7 +171,7 @@ fn record(
     )
 }
 
-fn replay(machine: &mut Machine<KvmCpu>, entries: &[Entry]) -> (Vec<(OutputSeq, Output)>, Stop) {
+fn replay<C: Cpu>(machine: &mut Machine<C>, entries: &[Entry]) -> (Vec<(OutputSeq, Output)>, Stop) {
     let mut outputs = Vec::new();
     let batches = entries.chunks(7).map(Batch::from);
     let link = LogLink::new(batches, |seq, output| outputs.push((seq, output)));
@@ -139,8 +180,8 @@ fn replay(machine: &mut Machine<KvmCpu>, entries: &[Entry]) -> (Vec<(OutputSeq, 
 }
 
 /// Records `guest`, replays it, and holds everything against each other.
-fn recorded_and_replayed(guest: &str, command_line: &str, until: Option<&'static str>) {
-    let Some(mut first) = machine(guest, command_line) else {
+fn recorded_and_replayed<C: Backend>(guest: &str, command_line: &str, until: Option<&'static str>) {
+    let Some(mut first) = machine::<C>(guest, command_line) else {
         return;
     };
     let (recording, stop) = record(&mut first, until.map(|text| (text, Order::Stop)));
@@ -150,7 +191,7 @@ fn recorded_and_replayed(guest: &str, command_line: &str, until: Option<&'static
     }
     assert!(!recording.outputs.is_empty());
     for _ in 0..2 {
-        let mut second = machine(guest, command_line).expect("as before");
+        let mut second = machine::<C>(guest, command_line).expect("as before");
         let (outputs, stop) = replay(&mut second, &recording.entries);
         assert!(matches!(stop, Stop::EndOfLog), "{stop}");
         assert_eq!(outputs, recording.outputs);
@@ -166,23 +207,20 @@ fn recorded_and_replayed(guest: &str, command_line: &str, until: Option<&'static
 }
 
 /// DET-3 too: its virtqueues are written by devices, and the digest covers RAM.
-#[test]
-fn det_1_the_kv_guest_boots_and_replays_to_the_same_state() {
-    recorded_and_replayed("kv", "", Some("listening"));
+fn det_1_the_kv_guest_boots_and_replays_to_the_same_state<C: Backend>() {
+    recorded_and_replayed::<C>("kv", "", Some("listening"));
 }
 
-#[test]
-fn det_1_noise_replays_to_the_same_state() {
-    recorded_and_replayed("noise", "rounds=60", None);
+fn det_1_noise_replays_to_the_same_state<C: Backend>() {
+    recorded_and_replayed::<C>("noise", "rounds=60", None);
 }
 
-#[test]
-fn det_1_bench_replays_to_the_same_state() {
-    recorded_and_replayed("bench", "rounds=1", None);
+fn det_1_bench_replays_to_the_same_state<C: Backend>() {
+    recorded_and_replayed::<C>("bench", "rounds=1", None);
 }
 
 /// A recorded run of `noise`, and its machine at the end.
-fn noise() -> Option<(Machine<KvmCpu>, Recording)> {
+fn noise<C: Backend>() -> Option<(Machine<C>, Recording)> {
     let mut first = machine("noise", NOISE)?;
     let (recording, stop) = record(&mut first, []);
     assert!(matches!(stop, Stop::Off(PowerOff::Guest)), "{stop}");
@@ -199,9 +237,8 @@ fn boundaries(entries: &[Entry]) -> Vec<usize> {
         .collect()
 }
 
-#[test]
-fn det_1_a_machine_restored_at_random_positions_goes_on_identically() {
-    let Some((mut first, recording)) = noise() else {
+fn det_1_a_machine_restored_at_random_positions_goes_on_identically<C: Backend>() {
+    let Some((mut first, recording)) = noise::<C>() else {
         return;
     };
     let boundaries = boundaries(&recording.entries);
@@ -209,7 +246,7 @@ fn det_1_a_machine_restored_at_random_positions_goes_on_identically() {
     let cuts: Vec<usize> = (1..6)
         .map(|i| boundaries[boundaries.len() * i / 6])
         .collect();
-    let mut machine_now = machine("noise", NOISE).expect("as before");
+    let mut machine_now = machine::<C>("noise", NOISE).expect("as before");
     let (mut outputs, mut from) = (Vec::new(), 0);
     for cut in cuts {
         let (said, stop) = replay(&mut machine_now, &recording.entries[from..cut]);
@@ -217,7 +254,7 @@ fn det_1_a_machine_restored_at_random_positions_goes_on_identically() {
         outputs.extend(said);
         from = cut;
         let state = machine_now.save().expect("between two steps");
-        machine_now = machine("noise", NOISE).expect("as before");
+        machine_now = machine::<C>("noise", NOISE).expect("as before");
         machine_now.restore(&state).expect("the same machine");
         assert_eq!(machine_now.save().expect("between two steps"), state);
     }
@@ -231,12 +268,11 @@ fn det_1_a_machine_restored_at_random_positions_goes_on_identically() {
     );
 }
 
-#[test]
-fn log_3_a_machine_never_runs_past_what_it_has_heard_of() {
-    let Some((_, recording)) = noise() else {
+fn log_3_a_machine_never_runs_past_what_it_has_heard_of<C: Backend>() {
+    let Some((_, recording)) = noise::<C>() else {
         return;
     };
-    let mut machine = machine("noise", NOISE).expect("as before");
+    let mut machine = machine::<C>("noise", NOISE).expect("as before");
     let mut from = 0;
     for cut in boundaries(&recording.entries)
         .into_iter()
@@ -255,9 +291,8 @@ fn log_3_a_machine_never_runs_past_what_it_has_heard_of() {
     }
 }
 
-#[test]
-fn det_5_a_changed_entry_is_noticed_and_named() {
-    let Some((_, recording)) = noise() else {
+fn det_5_a_changed_entry_is_noticed_and_named<C: Backend>() {
+    let Some((_, recording)) = noise::<C>() else {
         return;
     };
     type Change = fn(&mut Payload) -> bool;
@@ -299,7 +334,7 @@ fn det_5_a_changed_entry_is_noticed_and_named() {
             .rev()
             .find(|i| change(&mut entries[*i].payload));
         let changed = entries[changed.expect("noise has some of each")].index;
-        let mut machine = machine("noise", NOISE).expect("as before");
+        let mut machine = machine::<C>("noise", NOISE).expect("as before");
         match replay(&mut machine, &entries).1 {
             Stop::Diverged { at, .. } => assert!(at >= changed, "{name}: {at} before {changed}"),
             other => panic!("{name} went unnoticed: {other}"),
@@ -307,9 +342,8 @@ fn det_5_a_changed_entry_is_noticed_and_named() {
     }
 }
 
-#[test]
-fn det_5_a_flipped_bit_in_memory_or_a_register_is_noticed() {
-    let Some((_, recording)) = noise() else {
+fn det_5_a_flipped_bit_in_memory_or_a_register_is_noticed<C: Backend>() {
+    let Some((_, recording)) = noise::<C>() else {
         return;
     };
     let ram_digest = recording
@@ -322,8 +356,8 @@ fn det_5_a_flipped_bit_in_memory_or_a_register_is_noticed() {
         .iter()
         .rfind(|cut| **cut < ram_digest)
         .expect("a place before it");
-    type Plant = fn(&mut Machine<KvmCpu>);
-    let plants: [(&str, Plant); 2] = [
+    type Plant<C> = fn(&mut Machine<C>);
+    let plants: [(&str, Plant<C>); 2] = [
         ("memory", |machine| {
             let at = GuestAddress(0x80_0000);
             let byte: u8 = machine.ram().read_obj(at).expect("in RAM");
@@ -341,7 +375,7 @@ fn det_5_a_flipped_bit_in_memory_or_a_register_is_noticed() {
         }),
     ];
     for (name, plant) in plants {
-        let mut machine = machine("noise", NOISE).expect("as before");
+        let mut machine = machine::<C>("noise", NOISE).expect("as before");
         let (_, stop) = replay(&mut machine, &recording.entries[..cut]);
         assert!(matches!(stop, Stop::EndOfLog), "{stop}");
         plant(&mut machine);

@@ -71,6 +71,10 @@ pub trait Cpu {
     /// If this host cannot hold the state.
     fn restore(&mut self, state: &CpuState, position: Position) -> Result<(), CpuError>;
 
+    /// Where execution went lately by calls, returns and jumps to other pages: up to 20 addresses,
+    /// the latest first. `None` if a CPU that has shut down keeps no state to look at.
+    fn recent_branches(&self) -> Option<Vec<u64>>;
+
     /// Adds the RAM pages that the CPU wrote since the last call to `dirty`, a bit each. A
     /// superset is allowed.
     ///

@@ -7,6 +7,7 @@ mod acpi;
 pub mod boot;
 mod ram;
 mod run;
+mod shutdown;
 mod state;
 
 use ft_logging::codec;
@@ -21,6 +22,7 @@ use crate::sys::vm::{GuestMemory, allocate_ram};
 
 pub use boot::{BootError, BootImages};
 pub use run::{Moment, Source, Stop, run};
+pub use shutdown::Shutdown;
 pub use state::{MachineState, StateError};
 
 /// Anything that enters a machine.

@@ -330,6 +330,7 @@ impl Node {
             (Role::Primary(primary), FromVcpu::Built(digest)) => primary.handle_built(now, digest),
             (Role::Backup(backup), FromVcpu::Built(digest)) => backup.handle_built(now, digest),
             (_, FromVcpu::NotBuilt(why)) => anyhow::bail!("{why}"),
+            (_, FromVcpu::ShutDown(report)) => self.warn(report.to_string()),
             (Role::Primary(primary), FromVcpu::Report(Report::Records(records))) => {
                 primary.handle_records(now, records);
             }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::cpu::Cpu;
 use crate::determinism::{Inputs, Link, Order, Report};
-use crate::machine::{BuildError, Machine, Stop, run};
+use crate::machine::{BuildError, Machine, PowerOff, Shutdown, Stop, run};
 use crate::sys::kick::Kicker;
 
 /// How many reports wait for the node's loop.
@@ -40,6 +40,8 @@ pub(super) enum FromVcpu {
     NotBuilt(String),
     /// What the machine does.
     Report(Report),
+    /// A triple fault has switched it off.
+    ShutDown(Box<Shutdown>),
     /// It stands still.
     Ended(Stop),
 }
@@ -197,6 +199,11 @@ fn vcpu_thread<C: Cpu>(
     };
     loop {
         let stop = run(&mut machine, &mut source);
+        if matches!(stop, Stop::Off(PowerOff::TripleFault))
+            && let Some(shutdown) = Shutdown::of(&mut machine)
+        {
+            tell(FromVcpu::ShutDown(Box::new(shutdown)));
+        }
         if !tell(FromVcpu::Ended(stop)) || !source.link().wait_for_run() {
             return;
         }

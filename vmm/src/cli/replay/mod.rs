@@ -28,7 +28,7 @@ use super::output::json_line;
 use super::text::{Table, Tone, count, print, toned};
 use crate::cpu::{Backend, Cpu};
 use crate::determinism::{Inputs, LogLink};
-use crate::machine::{Machine, Stop, run};
+use crate::machine::{Machine, PowerOff, Shutdown, Stop, run};
 
 /// Run a recorded log again, and check every digest, interrupt and output.
 #[derive(Debug, Args)]
@@ -129,6 +129,9 @@ struct Summary {
     real_time_s: f64,
     /// Seconds of the guest's time in a second.
     speed_ratio: f64,
+    /// What a triple fault left, if one ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shutdown: Option<String>,
     /// Registers, memory and console, if the replay was stopped or memory was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<State>,
@@ -227,6 +230,10 @@ fn replay_log<C: Cpu>(
         Stop::Off(_) | Stop::EndOfLog if machine.off().is_some() => (Ended::Off, None),
         Stop::Off(_) | Stop::EndOfLog => (Ended::EndOfLog, None),
     };
+    let shutdown = (machine.off() == Some(PowerOff::TripleFault))
+        .then(|| Shutdown::of(machine))
+        .flatten()
+        .map(|shutdown| shutdown.to_string());
     let state = match ended == Ended::Stopped || ended == Ended::Diverged || !memory.is_empty() {
         true => Some(State::read(
             machine,
@@ -257,6 +264,7 @@ fn replay_log<C: Cpu>(
         virtual_time_ns,
         real_time_s,
         speed_ratio: virtual_time_ns.0 as f64 / 1e9 / real_time_s.max(1e-9),
+        shutdown,
         state,
     })
 }
@@ -308,6 +316,9 @@ fn text(summary: &Summary) -> String {
     let mut report = format!("{word}  {how}\n{table}");
     if let Some(tail) = &summary.torn_tail {
         report += &format!("The log ends in {tail}\n");
+    }
+    if let Some(shutdown) = &summary.shutdown {
+        report += &format!("\nAt its end {shutdown}\n");
     }
     if let Some(state) = &summary.state {
         report += &format!("\n{state}");

@@ -258,6 +258,11 @@ impl Cpu for KvmCpu {
         Ok(())
     }
 
+    fn recent_branches(&self) -> Option<Vec<u64>> {
+        // KVM resets a vCPU that AMD's hardware has shut down.
+        None
+    }
+
     fn take_dirty(&mut self, dirty: &mut Vec<u64>) -> Result<(), CpuError> {
         let log = self
             .vm

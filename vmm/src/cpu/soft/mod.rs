@@ -140,6 +140,10 @@ impl Cpu for SoftCpu {
         Ok(())
     }
 
+    fn recent_branches(&self) -> Option<Vec<u64>> {
+        Some(self.engine.recent_branches())
+    }
+
     fn take_dirty(&mut self, dirty: &mut Vec<u64>) -> Result<(), CpuError> {
         self.engine.take_dirty(dirty);
         Ok(())

@@ -1,0 +1,143 @@
+//! What a guest left behind whose CPU shut down: a fault while a double fault was delivered (Intel
+//! SDM vol. 3, 6.15, "Interrupt 8"). It is a bug of the guest's; this is what one needs to find it.
+
+use std::fmt::{self, Display};
+
+use ft_logging::types::Position;
+use vm_memory::{Bytes as _, GuestAddress};
+
+use super::Machine;
+use crate::cpu::{Cpu, CpuState};
+use crate::sys::vm::GuestMemory;
+
+/// Bytes of code and words of stack that are shown.
+const CODE_BYTES: u64 = 16;
+const STACK_WORDS: u64 = 16;
+
+/// The machine as the triple fault left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    position: Position,
+    cpu: CpuState,
+    /// Where execution went lately, the latest first.
+    branches: Vec<u64>,
+    /// From RIP on, as far as it is mapped.
+    code: Vec<u8>,
+    /// From RSP on, as far as it is mapped.
+    stack: Vec<u64>,
+}
+
+impl Shutdown {
+    /// Looks at a machine that a triple fault switched off. `None` if its CPU keeps nothing.
+    pub fn of<C: Cpu>(machine: &mut Machine<C>) -> Option<Self> {
+        let branches = machine.cpu.recent_branches()?;
+        let cpu = machine.cpu.save().ok()?;
+        let code = (0..CODE_BYTES)
+            .map_while(|byte| read::<1>(&machine.ram, &cpu, cpu.rip.wrapping_add(byte)))
+            .map(|[byte]| byte)
+            .collect();
+        let rsp = cpu.general[4];
+        let stack = (0..STACK_WORDS)
+            .map_while(|word| read(&machine.ram, &cpu, rsp.wrapping_add(word * 8)))
+            .map(u64::from_le_bytes)
+            .collect();
+        Some(Shutdown {
+            position: machine.position(),
+            cpu,
+            branches,
+            code,
+            stack,
+        })
+    }
+}
+
+/// The bytes at a virtual address, each where the page tables say it is; nothing is marked as
+/// accessed.
+fn read<const N: usize>(ram: &GuestMemory, cpu: &CpuState, address: u64) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    for (offset, byte) in bytes.iter_mut().enumerate() {
+        let physical = translate(ram, cpu, address.wrapping_add(offset as u64))?;
+        *byte = ram.read_obj(GuestAddress(physical)).ok()?;
+    }
+    Some(bytes)
+}
+
+/// 4-level paging (Intel SDM vol. 3, 4.5), without permissions.
+fn translate(ram: &GuestMemory, cpu: &CpuState, address: u64) -> Option<u64> {
+    const PAGING: u64 = 1 << 31;
+    const PRESENT: u64 = 1;
+    const LARGE: u64 = 1 << 7;
+    const FRAME: u64 = 0x000F_FFFF_FFFF_F000;
+    let [cr0, _, cr3, ..] = cpu.control;
+    if cr0 & PAGING == 0 {
+        return Some(address);
+    }
+    let mut table = cr3 & FRAME;
+    for shift in [39, 30, 21, 12] {
+        let slot = table + (address >> shift) % 512 * 8;
+        let entry: u64 = ram.read_obj(GuestAddress(slot)).ok()?;
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        let is_page = shift == 12 || (shift < 39 && entry & LARGE != 0);
+        if is_page {
+            let inside = (1_u64 << shift) - 1;
+            return Some((entry & FRAME & !inside) | (address & inside));
+        }
+        table = entry & FRAME;
+    }
+    unreachable!("the last level is a page")
+}
+
+impl Display for Shutdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const GENERAL: [&str; 16] = [
+            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11",
+            "r12", "r13", "r14", "r15",
+        ];
+        const CONTROL: [&str; 5] = ["cr0", "cr2", "cr3", "cr4", "cr8"];
+        let cpu = &self.cpu;
+        writeln!(
+            f,
+            "the guest's CPU met a triple fault at position {}, at {:#018x}",
+            self.position, cpu.rip
+        )?;
+        let registers = GENERAL.into_iter().zip(cpu.general);
+        let control = CONTROL.into_iter().zip(cpu.control);
+        let all: Vec<(&str, u64)> = registers
+            .chain([("rip", cpu.rip), ("rflags", cpu.rflags)])
+            .chain(control)
+            .chain([("gdt", cpu.gdt.base), ("idt", cpu.idt.base)])
+            .collect();
+        for row in all.chunks(4) {
+            for (name, value) in row {
+                write!(f, "  {name:<6} {value:016x}")?;
+            }
+            writeln!(f)?;
+        }
+        write!(f, "  cs {:#06x}", cpu.segments[1].selector)?;
+        write!(f, ", ss {:#06x}", cpu.segments[2].selector)?;
+        writeln!(f, ", tr {:#06x}", cpu.task.selector)?;
+        write!(f, "  code at rip:")?;
+        for byte in &self.code {
+            write!(f, " {byte:02x}")?;
+        }
+        if self.code.is_empty() {
+            write!(f, " not mapped")?;
+        }
+        write!(f, "\n  stack:")?;
+        for (at, word) in self.stack.iter().enumerate() {
+            let gap = if at % 4 == 0 { "\n    " } else { "  " };
+            write!(f, "{gap}{word:016x}")?;
+        }
+        if self.stack.is_empty() {
+            write!(f, " not mapped")?;
+        }
+        write!(f, "\n  came by, the latest first:")?;
+        for (at, address) in self.branches.iter().enumerate() {
+            let gap = if at % 4 == 0 { "\n    " } else { "  " };
+            write!(f, "{gap}{address:016x}")?;
+        }
+        Ok(())
+    }
+}
