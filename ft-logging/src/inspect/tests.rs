@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::entry::{Control, Digest, Kind, OutputDevice, OutputMark};
+use crate::entry::{BlockStatus, Control, Digest, Kind, OutputDevice, OutputMark};
 use crate::store::tests::{SMALL, TOKEN, entries, log_start, segment_files, temp, write};
 use crate::store::{Discontinuity, Log, Options, Place, Writer};
 use crate::types::{EntryIndex, OutputSeq, Position, VirtualTime};
@@ -61,10 +61,10 @@ fn info_says_what_a_log_is_and_how_it_ends() {
     });
     write(dir.path(), &written, 4, SMALL);
     let report = info(&Log::open(dir.path()).expect("a log")).expect("info");
-    assert_eq!(report.format_version, 1);
+    assert_eq!(report.format_version, 2);
     assert_eq!(report.life, log_start().initial.life);
     assert_eq!(report.vm, "kv");
-    assert_eq!(report.configuration.len(), 11);
+    assert_eq!(report.configuration.len(), 12);
     assert_eq!(report.entries, 205);
     assert_eq!(
         (report.first, report.last),
@@ -288,6 +288,13 @@ fn entries_are_told_in_a_line() {
         ),
         (Payload::Progress, ""),
         (released(6), "outputs up to 6"),
+        (
+            Payload::BlockDone {
+                tag: 9,
+                status: BlockStatus::IoError,
+            },
+            "request 9, an I/O error",
+        ),
     ];
     for (payload, expected) in cases {
         let timed = Timed {

@@ -53,13 +53,22 @@ Examples:
         refresh: bool,
     },
     /// Which images there are, built or not.
+    #[command(after_help = "\
+Example:
+  ftvm image list --json | jq '.[] | select(.built) | .name'")]
     List,
-    /// What an image is made of.
+    /// What an image is made of; checks its files.
+    #[command(after_help = "\
+Example:
+  ftvm image show redis")]
     Show {
         /// Its name.
         name: String,
     },
     /// Remove an image.
+    #[command(after_help = "\
+Example:
+  ftvm image remove redis")]
     Remove {
         /// Its name.
         name: String,

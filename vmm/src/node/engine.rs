@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ft_logging::initial::{Configuration, InitialState};
@@ -14,16 +15,19 @@ use ft_logging::protocol::{
     Answer, Backup, BackupState, Effect, Finish, Halt, Limits, Now, Primary, PrimaryState, Probe,
     RequestId, Timing, Wish,
 };
-use ft_logging::types::{Incarnation, Life, Token};
+use ft_logging::types::{Generation, Incarnation, Life, Token};
 use test_and_set::ClientConfig;
 use test_and_set::types::{Member, VmName};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::arbiter::{Arbiter, Asker};
+use super::console::ConsoleHub;
 use super::control::ControlSocket;
+use super::disk::{DiskImage, DiskRole, Stamp};
 use super::failpoint::{Failpoint, Fuse};
 use super::peer::{self, Peer, PeerError};
 use super::recorder::{LogConfig, Recorder};
@@ -86,6 +90,8 @@ pub struct NodeConfig {
     pub memory_mib: u32,
     /// The network device's address.
     pub mac: [u8; 6],
+    /// The guest's disk, if it has one.
+    pub disk: Option<Arc<DiskImage>>,
     /// The arbiter.
     pub arbiter: ClientConfig,
     /// Where the peer connects to, or probes.
@@ -156,6 +162,8 @@ pub struct Node {
     pub(super) world: Option<World>,
     pub(super) recorder: Option<Recorder>,
     pub(super) arbiter: Arbiter,
+    /// Those who are attached to the guest's console.
+    pub(super) readers: ConsoleHub,
     pub(super) _control: ControlSocket,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) inbox: mpsc::Receiver<Event>,
@@ -164,6 +172,9 @@ pub struct Node {
     pub(super) last_request: u64,
     pub(super) enders: Vec<oneshot::Sender<ControlResponse>>,
     pub(super) end: Option<End>,
+    /// What the disk says of whose it is, or is about to say.
+    stamped: Option<Stamp>,
+    stamping: Option<JoinHandle<()>>,
     pub(super) stats: Stats,
 }
 
@@ -181,7 +192,8 @@ impl Node {
         let listener = peer::bind(config.listen)?;
         let listen = listener.local_addr()?;
         let (events, inbox) = mpsc::channel(EVENTS);
-        let control = ControlSocket::bind(&config.control, events.clone()).await?;
+        let readers = ConsoleHub::default();
+        let control = ControlSocket::bind(&config.control, events.clone(), readers.clone()).await?;
         let me = Incarnation(random()?);
         anyhow::ensure!(
             member(me, &config.node, &listen.to_string()).is_some(),
@@ -205,7 +217,8 @@ impl Node {
                 life = Some(initial.life);
                 recorder = create_recorder(&config, &initial, &events)?;
                 let (thread, from_thread) = spawn_vcpu(&config, Start::Live, &initial);
-                world = Some(open_world(&config, me, initial.life, &thread, &events).await?);
+                world =
+                    Some(open_world(&config, me, initial.life, &thread, &readers, &events).await?);
                 (vcpu, reports) = (Some(thread), Some(from_thread));
                 let mut primary = Primary::new(
                     now,
@@ -252,6 +265,7 @@ impl Node {
             world,
             recorder,
             arbiter,
+            readers,
             _control: control,
             events,
             inbox,
@@ -260,6 +274,8 @@ impl Node {
             last_request: 0,
             enders: Vec::new(),
             end: None,
+            stamped: None,
+            stamping: None,
             stats: Stats::new(started),
         })
     }
@@ -477,6 +493,11 @@ impl Node {
                 ));
             }
             Event::Warning(warning) => self.warn(warning),
+            Event::Typed(bytes) => {
+                if let (Role::Primary(_), Some(vcpu)) = (&self.role, &self.vcpu) {
+                    vcpu.order(Order::Console(bytes));
+                }
+            }
             Event::Control(request, answer) => self.handle_control(now, request, answer),
         }
     }
@@ -523,6 +544,47 @@ impl Node {
             Role::Primary(primary) => primary.handle_answer(now, answer),
             Role::Backup(backup) => backup.handle_answer(now, answer),
         }
+        // A primary that goes on alone has won without a word to its machine.
+        if self.token().won {
+            self.stamp_disk();
+        }
+    }
+
+    /// ONE-3: the disk says whose it is, soon. The loop does not wait for it: a crash before it is
+    /// written leaves a stamp that says less.
+    fn stamp_disk(&mut self) {
+        let (Some(disk), Some(stamp)) = (self.config.disk.clone(), self.disk_stamp()) else {
+            return;
+        };
+        if self.stamped.as_ref() == Some(&stamp) {
+            return;
+        }
+        self.stamped = Some(stamp.clone());
+        let events = self.events.clone();
+        let before = self.stamping.take();
+        self.stamping = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            let stamped = tokio::task::spawn_blocking(move || disk.stamp(stamp)).await;
+            if let Ok(Err(error)) = stamped {
+                let _ = events.send(Event::Warning(error.to_string())).await;
+            }
+        }));
+    }
+
+    fn started_alone(&self) -> bool {
+        matches!(self.config.role, RoleConfig::Primary { alone: true })
+    }
+
+    fn disk_stamp(&self) -> Option<Stamp> {
+        let first = self.token().generation <= Generation(1);
+        let role = match &self.role {
+            Role::Primary(_) if first && self.started_alone() => DiskRole::Alone,
+            Role::Primary(_) => DiskRole::Primary,
+            Role::Backup(_) => DiskRole::Backup,
+        };
+        Some(Stamp::running(self.life?, self.token(), role))
     }
 
     /// FAIL-10: Ctrl-C ends the VM, SIGTERM hands it over; a backup just leaves.
@@ -582,6 +644,9 @@ impl Node {
             }
             ControlRequest::Console { text } => {
                 vcpu.order(Order::Console(text.into_bytes()));
+                let _ = answer.send(ControlResponse::Done);
+            }
+            ControlRequest::Attach => {
                 let _ = answer.send(ControlResponse::Done);
             }
             ControlRequest::Stop => {
@@ -675,17 +740,32 @@ impl Node {
                 self.recorder = create_recorder(&self.config, &initial, &self.events)?;
                 let (vcpu, reports) = spawn_vcpu(&self.config, Start::Replay, &initial);
                 self.world = Some(
-                    open_world(&self.config, self.me, initial.life, &vcpu, &self.events).await?,
+                    open_world(
+                        &self.config,
+                        self.me,
+                        initial.life,
+                        &vcpu,
+                        &self.readers,
+                        &self.events,
+                    )
+                    .await?,
                 );
                 (self.vcpu, self.reports) = (Some(vcpu), Some(reports));
             }
             Effect::Run => {
+                self.stamp_disk();
+                // The one time that it is waited for: what the guest is about to write must not
+                // stand under the stamp of an earlier life.
+                if let Some(stamping) = self.stamping.take() {
+                    let _ = stamping.await;
+                }
                 if let (Some(vcpu), Some(world)) = (&self.vcpu, &self.world) {
                     world.speak(self.token(), false);
                     vcpu.run();
                 }
             }
             Effect::Replay(batch) => {
+                self.stamp_disk();
                 self.stats.log_bytes += batch
                     .iter()
                     .map(|entry| 8 + entry.payload.held_bytes() as u64)
@@ -718,6 +798,7 @@ impl Node {
                     world.speak(token, true);
                     vcpu.order(Order::GoLive);
                 }
+                self.stamp_disk();
                 let _ = self.notices.send(Notice::Live(token));
             }
             Effect::SlowDown(slowed) => {
@@ -764,6 +845,20 @@ impl Node {
             world.close().await;
         }
         self.recorder = None; // closes the log
+        self.readers.close();
+        if let Some(stamping) = self.stamping.take() {
+            let _ = stamping.await;
+        }
+        if let (End::Stopped, Role::Primary(_), Some(disk), Some(_), Some(stamp)) = (
+            &end,
+            &self.role,
+            &self.config.disk,
+            &self.stamped,
+            self.disk_stamp(),
+        ) && let Err(error) = disk.stamp(stamp.stopped())
+        {
+            self.warn(error.to_string());
+        }
         self.note_state();
         for answer in std::mem::take(&mut self.enders) {
             let response = match &end {
@@ -790,7 +885,17 @@ impl Node {
     async fn recover(&mut self, token: Token) -> anyhow::Result<()> {
         let now = self.now();
         if let (Some(vcpu), Some(life)) = (&self.vcpu, self.life) {
-            self.world = Some(open_world(&self.config, self.me, life, vcpu, &self.events).await?);
+            self.world = Some(
+                open_world(
+                    &self.config,
+                    self.me,
+                    life,
+                    vcpu,
+                    &self.readers,
+                    &self.events,
+                )
+                .await?,
+            );
             vcpu.run();
         }
         match &mut self.role {

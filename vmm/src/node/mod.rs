@@ -8,7 +8,9 @@
 //! ```
 
 mod arbiter;
+mod console;
 mod control;
+mod disk;
 mod engine;
 mod failpoint;
 mod halted;
@@ -23,7 +25,10 @@ use ft_logging::message::Hello;
 use ft_logging::protocol::{Answer, Probe};
 use ft_logging::types::{OutputSeq, Token};
 
-pub use control::{ControlError, ControlRequest, ControlResponse, MachineCommand, request};
+pub use control::{
+    AttachedConsole, ControlError, ControlRequest, ControlResponse, MachineCommand, attach, request,
+};
+pub use disk::{DiskError, DiskImage, Overlay};
 pub use engine::{End, Node, NodeConfig, Notice, RoleConfig};
 pub use failpoint::{Failpoint, Fuse};
 pub use peer::bind;
@@ -48,6 +53,8 @@ enum Event {
     Fenced(Token),
     /// Something that a person should know.
     Warning(String),
+    /// Somebody attached to the console has typed this.
+    Typed(Vec<u8>),
     /// An operator asks.
     Control(
         ControlRequest,

@@ -29,6 +29,7 @@ use super::text::{Table, Tone, count, print, toned};
 use crate::cpu::Cpu;
 use crate::determinism::{Inputs, LogLink};
 use crate::machine::{Machine, Stop, run};
+use crate::node::Overlay;
 
 /// Run a recorded log again, and check every digest, interrupt and output.
 #[derive(Debug, Args)]
@@ -68,6 +69,9 @@ pub(super) struct ReplayArgs {
     /// The initial RAM disk, if the log's guest had one.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
+    /// The guest's disk as it was before the first instruction, if it had one. It is not written to.
+    #[arg(long, value_name = "FILE")]
+    disk: Option<PathBuf>,
     /// Replay although this host's CPU is another than the recording one's.
     #[arg(long)]
     force: bool,
@@ -148,6 +152,7 @@ pub(super) fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         args.initrd.as_deref(),
         args.force,
     )?;
+    let disk = rebuild::disk(&log.initial().configuration, args.disk.as_deref())?;
     for range in &args.memory {
         range.check(machine.ram())?;
     }
@@ -160,7 +165,7 @@ pub(super) fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         position: args.until.map(Position),
         entry: args.until_entry.map(EntryIndex),
     };
-    let summary = replay_log(&log, &mut machine, stop_at, sinks, &args.memory)?;
+    let summary = replay_log(&log, &mut machine, disk, stop_at, sinks, &args.memory)?;
     if args.json {
         json_line(&summary)?;
     } else {
@@ -178,13 +183,18 @@ pub(super) fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
 fn replay_log<C: Cpu>(
     log: &Log,
     machine: &mut Machine<C>,
+    disk: Option<Overlay>,
     stop_at: StopAt,
     sinks: Sinks,
     memory: &[MemoryRange],
 ) -> anyhow::Result<Summary> {
     let fed = Rc::new(RefCell::new(Fed::default()));
     let feed = Feed::new(log.reader()?, fed.clone());
-    let inputs = Inputs::replay(LogLink::new(feed, |_, _| {}));
+    let mut link = LogLink::new(feed, |_, _| {});
+    if let Some(mut disk) = disk {
+        link = link.with_disk(move |request| disk.serve(request));
+    }
+    let inputs = Inputs::replay(link);
     let mut watch = Watch::new(inputs, stop_at, sinks);
     let started = Instant::now();
     let stop = run(machine, &mut watch);
@@ -195,6 +205,7 @@ fn replay_log<C: Cpu>(
     let (ended, divergence) = match stop {
         Stop::Diverged { at, what } => (Ended::Diverged, Some(Divergence { at, what })),
         Stop::Requested => (Ended::Stopped, None),
+        Stop::Disk(why) => anyhow::bail!("the disk image cannot be replayed on: {why}"),
         Stop::Cpu(error) => {
             return Err(error).context(format!(
                 "this host cannot run the guest on from position {}, entry {}",

@@ -9,6 +9,7 @@ use ft_logging::store::{Log, Place};
 
 use crate::cpu::kvm::{KvmCpu, host};
 use crate::machine::{BootImages, Machine, MachineConfig, boot};
+use crate::node::{DiskImage, Overlay};
 
 /// Builds the machine as it was before its first instruction.
 ///
@@ -68,6 +69,40 @@ pub(super) fn machine(
     Ok(Machine::build(config, images, |ram| {
         KvmCpu::new(&kvm, ram)
     })?)
+}
+
+/// The disk as it was before the first instruction, if the machine had one.
+///
+/// # Errors
+///
+/// If it is not given, or not the one that was recorded.
+pub(super) fn disk(
+    configuration: &Configuration,
+    path: Option<&Path>,
+) -> anyhow::Result<Option<Overlay>> {
+    let (wanted, path) = match (&configuration.disk, path) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => anyhow::bail!("the log's guest had no disk: leave --disk out"),
+        (Some(_), None) => anyhow::bail!(
+            "the log's guest had a disk: give the image as it was before the first instruction, \
+             --disk FILE"
+        ),
+        (Some(wanted), Some(path)) => (wanted, path),
+    };
+    // A replay writes nothing, whatever the guest does.
+    let image = DiskImage::open(path, true)?;
+    let found = image.identity()?;
+    anyhow::ensure!(
+        (found.sectors, found.content) == (wanted.sectors, wanted.content),
+        "{} is not the disk that was recorded: it has {} sectors with content {}, the log's {} \
+         with {}",
+        path.display(),
+        found.sectors,
+        hex(&found.content),
+        wanted.sectors,
+        hex(&wanted.content)
+    );
+    Ok(Some(Overlay::new(image)))
 }
 
 fn images(
@@ -142,6 +177,7 @@ mod tests {
             memory_mib: 64,
             command_line: "x=1".to_owned(),
             mac: [2; 6],
+            disk: None,
             cpu: CpuIdentity {
                 backend: "kvm".to_owned(),
                 model: "any".to_owned(),
