@@ -83,7 +83,7 @@ fn kvm() -> String {
     use crate::cpu::kvm::host;
     let speed = host::open()
         .map_err(anyhow::Error::from)
-        .and_then(|kvm| Ok(host::probe_speed(&kvm)?));
+        .and_then(|kvm| host::probe_speed(&kvm));
     match speed {
         Ok(speed) => format!("{}, {:.1} million instructions/s", speed.kind(), speed.mips),
         Err(error) => format!("{error:#}"),
