@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::harness::{Process, no_kvm};
-use super::{ftvm, text};
+use super::{command, ftvm, text};
 
 /// A node that writes a small log, told by a file; it runs into the log's bound.
 #[test]
@@ -23,8 +23,7 @@ fn a_node_runs_as_the_file_says_and_flags_win() {
     );
     fs::write(&file, said).expect("written");
     let args = ["run", "--config", text(&file), "--name", "from-flag"];
-    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-    let mut node = Process::spawn(dir.path(), "node", &args);
+    let mut node = Process::start(dir.path(), "node", command(dir.path(), &args));
     node.wait_for_state("ALONE");
 
     // LOG-6: recording stops aloud at its bound, and the VM goes on.

@@ -98,8 +98,7 @@ fn run_alone(dir: &Path, name: &str, more: &[&str]) -> (Process, String) {
         &socket,
     ];
     let args = [&args[..], more].concat();
-    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-    let mut node = Process::spawn(dir, name, &args);
+    let mut node = Process::start(dir, name, command(dir, &args));
     node.wait_for_state("ALONE");
     (node, socket)
 }

@@ -52,7 +52,7 @@ pub(crate) fn writer(dir: &Path, initial: InitialState) -> Writer {
 }
 
 /// Entry 1 to `last`: a clock, a frame and an output of it in turn, 1 ms apart.
-fn entries(last: u64) -> Vec<Entry> {
+pub(crate) fn entries(last: u64) -> Vec<Entry> {
     (1..=last)
         .map(|index| {
             let round = index.div_ceil(3);

@@ -3,11 +3,16 @@
 mod benchmarks;
 mod configuration;
 #[path = "../harness/mod.rs"]
-#[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "the end-to-end tests use the rest of it"
+)]
 mod harness;
 mod images;
 mod logs;
 mod operators;
+mod refusals;
 mod replays;
 
 use std::path::{Path, PathBuf};

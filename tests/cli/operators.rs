@@ -8,7 +8,7 @@ use test_and_set::types::{Incarnation, Life, Member, Members, VmName};
 use test_and_set::{ChangeOutcome, Client, ClientConfig};
 
 use super::harness::{Process, no_kvm};
-use super::{Ran, ftvm, ftvm_in, text};
+use super::{Ran, command, ftvm, ftvm_in, text};
 
 #[test]
 fn without_a_node_everybody_says_so() {
@@ -62,8 +62,7 @@ fn a_node_is_looked_at_and_commanded() {
         "--control",
         text(&socket),
     ];
-    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-    let mut node = Process::spawn(dir.path(), "node", &args);
+    let mut node = Process::start(dir.path(), "node", command(dir.path(), &args));
     node.wait_for_state("ALONE");
     let at = ["--control", text(&socket)];
     let status = |more: &[&str]| ftvm(&[&["status"], &at[..], more].concat());
@@ -109,10 +108,10 @@ impl Arbiter {
             "--listen",
             "127.0.0.1:0",
             "--init",
+            "--data",
+            text(&data),
         ];
-        let mut args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        args.extend(["--data".to_owned(), text(&data).to_owned()]);
-        let mut server = Process::spawn(dir, "arbiter", &args);
+        let mut server = Process::start(dir, "arbiter", command(dir, &args));
         let address = server.address().to_string();
         Arbiter {
             _server: server,

@@ -10,7 +10,8 @@ use ft_logging::types::Position;
 use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
 use vmm::cpu::kvm::KvmCpu;
-use vmm::cpu::kvm::probe::{Executed, execute};
+use vmm::cpu::kvm::host::probe_speed;
+use vmm::cpu::kvm::probe::{Executed, cpuid_not_honoured, execute};
 use vmm::cpu::{Access, Cpu, CpuState, Exit, Target};
 use vmm::sys::kick::Kicker;
 use vmm::sys::vm::{GuestMemory, allocate_ram};
@@ -221,6 +222,24 @@ fn det_1_a_state_goes_on_in_another_cpu() {
     }
     let ends = [&mut first, &mut second].map(|cpu| cpu.save().expect("halted"));
     assert_eq!(ends[0], ends[1]);
+}
+
+/// Where an interpreter runs kernel code, the host's leaves show through.
+#[test]
+fn det_4_a_guest_sees_the_cpuid_that_it_is_told() {
+    let Some(kvm) = kvm() else { return };
+    if probe_speed(&kvm).expect("it runs").kind() == "software" {
+        return eprintln!("SKIPPED: this kind of KVM does not hide what the host's CPUID says");
+    }
+    assert_eq!(cpuid_not_honoured(&kvm).expect("it runs"), []);
+}
+
+/// A busy host makes hardware slow, but nothing makes an interpreter fast.
+#[test]
+fn det_4_no_fast_kvm_is_taken_for_an_interpreter() {
+    let Some(kvm) = kvm() else { return };
+    let speed = probe_speed(&kvm).expect("it runs");
+    assert!(speed.kind() == "hardware" || speed.mips < 50.0, "{speed:?}");
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn info_says_what_a_log_is_and_how_it_ends() {
         (Some(EntryIndex(1)), Some(off))
     );
     assert_eq!(report.end.position, Position(1_000));
-    assert_eq!(report.span_ns, 200_000);
+    assert_eq!(report.span_ns, 198_000);
     assert_eq!(report.segments.len(), segment_files(dir.path()).len());
     assert_eq!(report.segments[0].token, TOKEN);
     let on_disk = |path| fs::metadata(path).expect("a segment").len();
@@ -102,7 +102,8 @@ fn info_says_what_a_log_is_and_how_it_ends() {
 #[test]
 fn an_empty_log_has_no_first_entry() {
     let dir = temp();
-    write(dir.path(), &[], 1, SMALL);
+    // As a writer leaves it that dies before the first entry; one that ends in order takes it away.
+    drop(Writer::create(dir.path(), log_start(), SMALL).expect("a new log"));
     let report = info(&Log::open(dir.path()).expect("a log")).expect("info");
     assert_eq!((report.entries, report.first, report.last), (0, None, None));
     let stats = Stats::of(Place::START, []).expect("no entries");

@@ -46,7 +46,9 @@ pub enum ServerError {
     #[error("cannot be reached under that address: {0}")]
     Advertise(#[from] BadValue),
     /// It cannot listen.
-    #[error("cannot listen on {address}: {source}")]
+    #[error(
+        "cannot listen on {address}: {source}; is this server, or another program, there already?"
+    )]
     Listen {
         /// Where.
         address: SocketAddr,

@@ -109,10 +109,21 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ftvm: {error:#}");
+            eprintln!("ftvm: {}", explain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes in one line. Many say their cause themselves: it is not said again.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Runs a command's future on one thread: the vCPU and the disk have threads of their own.
@@ -140,4 +151,22 @@ async fn interrupted() -> anyhow::Result<()> {
         _ = hangup.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::explain;
+
+    #[test]
+    fn each_cause_is_said_once() {
+        let cause = || anyhow!("no such file");
+        assert_eq!(explain(&cause()), "no such file");
+        let told = cause().context("cannot create x: no such file");
+        assert_eq!(explain(&told), "cannot create x: no such file");
+        let silent = Err::<(), _>(cause()).context("cannot create x");
+        let error = silent.context("starting").expect_err("an error");
+        assert_eq!(explain(&error), "starting: cannot create x: no such file");
+    }
 }

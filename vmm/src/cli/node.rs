@@ -259,21 +259,24 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         disk.check_stamp()?;
     }
     super::block_on(async {
-        let (_embedded, servers) = if args.node.arbiter.is_empty() {
-            let server = embedded_arbiter().await?;
-            let address = server.local_addr().to_string();
-            eprintln!(
-                "ftvm: no --arbiter given: one arbiter server runs inside this process, at \
-                 {address}.\n      It dies with this host, and then no backup can take over. For \
-                 protection start three on three hosts: `ftvm arbiter serve --help`"
-            );
-            (Some(server), vec![address])
-        } else {
-            (None, args.node.arbiter.clone())
-        };
         let role = RoleConfig::Primary { alone: args.alone };
-        let config = args.node.config(role, args.listen, servers, &guest)?;
-        drive(config, args.node.json).await
+        let mut config = args
+            .node
+            .config(role, args.listen, args.node.arbiter.clone(), &guest)?;
+        if !args.node.arbiter.is_empty() {
+            return drive(config, args.node.json).await;
+        }
+        let arbiter = EmbeddedArbiter::start().await?;
+        let address = arbiter.server.local_addr().to_string();
+        eprintln!(
+            "ftvm: no --arbiter given: one arbiter server runs inside this process, at \
+             {address}.\n      It dies with this host, and then no backup can take over. For \
+             protection start three on three hosts: `ftvm arbiter serve --help`"
+        );
+        config.arbiter.servers = vec![address];
+        let driven = drive(config, args.node.json).await;
+        arbiter.end().await;
+        driven
     })
 }
 
@@ -305,9 +308,25 @@ fn again() -> ExitCode {
     ExitCode::from(75)
 }
 
-async fn embedded_arbiter() -> anyhow::Result<ServerHandle> {
-    let dir = std::env::temp_dir().join(format!("ftvm-arbiter-{}", std::process::id()));
-    Ok(Server::embedded(dir).await?)
+/// An arbiter server that lives, and keeps what it knows, as long as this process.
+struct EmbeddedArbiter {
+    server: ServerHandle,
+    dir: PathBuf,
+}
+
+impl EmbeddedArbiter {
+    async fn start() -> anyhow::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("ftvm-arbiter-{}", std::process::id()));
+        // Whose process had this number before is dead, and its VM with it.
+        let _ = std::fs::remove_dir_all(&dir);
+        let server = Server::embedded(&dir).await?;
+        Ok(EmbeddedArbiter { server, dir })
+    }
+
+    async fn end(self) {
+        self.server.shutdown().await;
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
 }
 
 /// What a node says with `--json`.

@@ -9,11 +9,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ft_logging::types::Token;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::fence::{Announcement, Token};
+use super::fence::Announcement;
 use super::packet::MAX_FRAME_LEN;
 use super::protocol::{DecodeError, Hello, Inbox, Message, Rejection, ToGateway, ToNode, Welcome};
 use super::stats::GatewayStats;

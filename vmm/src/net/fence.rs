@@ -15,57 +15,7 @@
 //!   any                speaks, otherwise                refused; speaker cleared if it was this one
 //! ```
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
-/// The fencing number on everything that a node says: the generation, and
-/// whether the node won it. A winner outranks the member that did not need to
-/// claim; a later generation outranks both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Token {
-    /// The generation that the node belongs to.
-    pub generation: u64,
-    /// Whether the arbiter granted it to this node.
-    pub won: bool,
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let won = if self.won { ", won" } else { "" };
-        write!(f, "(generation {}{won})", self.generation)
-    }
-}
-
-/// A random id as people see it: hexadecimal.
-macro_rules! id {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub [u8; 16]);
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(self, f)
-            }
-        }
-    };
-}
-
-id! {
-    /// The id of a VM from creation to deletion.
-    LifeId
-}
-id! {
-    /// The id that a node draws together with its machine state.
-    IncarnationId
-}
+use ft_logging::types::{Incarnation, Token};
 
 /// One connection of a node to the gateway. The gateway never uses an id twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,7 +54,7 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct Fence {
     /// The highest token spoken with, and by whom.
-    held: Option<(Token, IncarnationId)>,
+    held: Option<(Token, Incarnation)>,
     speaker: Option<AttachmentId>,
 }
 
@@ -113,7 +63,7 @@ impl Fence {
     pub fn handle_announce(
         &mut self,
         who: AttachmentId,
-        incarnation: IncarnationId,
+        incarnation: Incarnation,
         Announcement { token, speaking }: Announcement,
     ) -> Verdict {
         if !speaking {
@@ -154,18 +104,23 @@ impl Fence {
     }
 
     /// The incarnation that spoke with it.
-    pub fn holder(&self) -> Option<IncarnationId> {
+    pub fn holder(&self) -> Option<Incarnation> {
         self.held.map(|(_, holder)| holder)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ft_logging::types::Generation;
+
     use super::*;
     use Verdict::{Listens, Refused, Speaks};
 
     const fn token(generation: u64, won: bool) -> Token {
-        Token { generation, won }
+        Token {
+            generation: Generation(generation),
+            won,
+        }
     }
 
     #[test]
@@ -295,7 +250,7 @@ mod tests {
             for &(who, incarnation, token, speaking, expected) in *rows {
                 let verdict = fence.handle_announce(
                     AttachmentId(who),
-                    IncarnationId([incarnation; 16]),
+                    Incarnation([incarnation; 16]),
                     Announcement { token, speaking },
                 );
                 assert_eq!(verdict, expected, "{name}: {who} with {token}");
@@ -311,7 +266,7 @@ mod tests {
         let announce = |fence: &mut Fence, who, incarnation, token| {
             fence.handle_announce(
                 AttachmentId(who),
-                IncarnationId([incarnation; 16]),
+                Incarnation([incarnation; 16]),
                 Announcement {
                     token,
                     speaking: true,
@@ -344,7 +299,7 @@ mod tests {
                     fence.handle_detach(AttachmentId(who));
                 } else {
                     let said = Announcement { token: token(generation, won), speaking: action > 1 };
-                    let incarnation = IncarnationId([who as u8; 16]);
+                    let incarnation = Incarnation([who as u8; 16]);
                     if let Speaks { .. } = fence.handle_announce(AttachmentId(who), incarnation, said) {
                         proptest::prop_assert_eq!(fence.highest(), Some(said.token));
                         proptest::prop_assert_eq!(*owners.entry(said.token).or_insert(who), who);

@@ -42,7 +42,7 @@ pub mod tap;
 mod tests;
 
 pub use client::{FrameReceiver, FrameSender, GatewayLink, LinkEvent, query_stats};
-pub use fence::{Announcement, IncarnationId, LifeId, Token};
+pub use fence::Announcement;
 pub use gateway::{Forward, Gateway, GatewayConfig};
 pub use packet::MacAddress;
 pub use protocol::Hello;

@@ -27,7 +27,9 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use super::fence::{Announcement, IncarnationId, LifeId, Token};
+use ft_logging::types::{Generation, Incarnation, Life, Token};
+
+use super::fence::Announcement;
 use super::packet::{MAX_FRAME_LEN, MacAddress, array};
 
 /// The version of this layout. A change is a line in the CHANGELOG.
@@ -49,9 +51,9 @@ pub struct Hello {
     /// characters.
     pub name: String,
     /// The VM's life.
-    pub life: LifeId,
+    pub life: Life,
     /// The node's incarnation.
-    pub incarnation: IncarnationId,
+    pub incarnation: Incarnation,
     /// Its token, and whether it speaks from the start.
     pub announcement: Announcement,
 }
@@ -172,7 +174,7 @@ fn message(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn put_token(out: &mut Vec<u8>, token: Token) {
-    out.extend(token.generation.to_le_bytes());
+    out.extend(token.generation.0.to_le_bytes());
     out.push(u8::from(token.won));
 }
 
@@ -204,7 +206,7 @@ impl<'a> Body<'a> {
 
     fn token(&mut self) -> Result<Token, DecodeError> {
         Ok(Token {
-            generation: u64::from_le_bytes(self.take()?),
+            generation: Generation(u64::from_le_bytes(self.take()?)),
             won: self.flag()?,
         })
     }
@@ -285,8 +287,8 @@ impl<'a> Message<'a> for ToGateway<'a> {
         match kind {
             kind::HELLO => {
                 body.opening()?;
-                let life = LifeId(body.take()?);
-                let incarnation = IncarnationId(body.take()?);
+                let life = Life(body.take()?);
+                let incarnation = Incarnation(body.take()?);
                 let announcement = body.announcement()?;
                 let name = std::str::from_utf8(body.rest()).ok();
                 let name = name

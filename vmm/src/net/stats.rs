@@ -111,7 +111,7 @@ impl VmStats {
         let stats = |port: PortReport| VmStats {
             name: port.name,
             life: port.life.to_string(),
-            generation: port.highest.map(|token| token.generation),
+            generation: port.highest.map(|token| token.generation.0),
             won: port.highest.map(|token| token.won),
             speaker: port.holder.map(|holder| holder.to_string()),
             speaking: port.speaking,
@@ -126,7 +126,7 @@ impl PortMove {
         PortMove {
             at_unix_ms: (started + moved.at).as_millis() as u64,
             life: moved.life.to_string(),
-            generation: moved.token.generation,
+            generation: moved.token.generation.0,
             won: moved.token.won,
             frames_repeated: moved.repeated,
             frames_held: moved.held,
@@ -141,12 +141,13 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fence::{IncarnationId, LifeId, Token};
+    use ft_logging::types::{Generation, Incarnation, Life, Token};
+
     use super::super::protocol::{MAX_MESSAGE_LEN, MAX_NAME_LEN, Message, ToNode};
     use super::*;
 
     const HIGHEST: Token = Token {
-        generation: u64::MAX,
+        generation: Generation(u64::MAX),
         won: false,
     };
 
@@ -154,9 +155,9 @@ mod tests {
         PortReport {
             // Every byte of it is escaped in JSON.
             name: "\"".repeat(MAX_NAME_LEN),
-            life: LifeId([n as u8; 16]),
+            life: Life([n as u8; 16]),
             highest: Some(HIGHEST),
-            holder: Some(IncarnationId([0xff; 16])),
+            holder: Some(Incarnation([0xff; 16])),
             speaking,
             kept_dropped: u64::MAX,
         }
@@ -167,7 +168,7 @@ mod tests {
         let counts = u64::MAX;
         let moved = Move {
             at: Duration::from_secs(1 << 50),
-            life: LifeId([0xff; 16]),
+            life: Life([0xff; 16]),
             token: HIGHEST,
             repeated: counts,
             held: counts,

@@ -21,9 +21,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::fence::{
-    Announcement, AttachmentId, Fence, IncarnationId, LifeId, Token, Verdict as FenceVerdict,
-};
+use ft_logging::types::{Incarnation, Life, Token};
+
+use super::fence::{Announcement, AttachmentId, Fence, Verdict as FenceVerdict};
 use super::packet::{self, FrameBuf, HEADER_LEN, MAX_FRAME_LEN, MacAddress};
 use super::repeat::KeptFrames;
 
@@ -93,7 +93,7 @@ pub struct Move {
     /// When.
     pub at: Duration,
     /// Which guest.
-    pub life: LifeId,
+    pub life: Life,
     /// With which token.
     pub token: Token,
     /// Frames sent to the new speaker that had been sent to the old one.
@@ -140,15 +140,15 @@ struct Port {
 }
 
 struct Attachment {
-    life: LifeId,
-    incarnation: IncarnationId,
+    life: Life,
+    incarnation: Incarnation,
     /// The token of the last refusal that the node was told.
     told: Option<Token>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Learned {
-    life: LifeId,
+    life: Life,
     seen: Duration,
 }
 
@@ -158,11 +158,11 @@ pub struct PortReport {
     /// The VM's name, as its nodes say it.
     pub name: String,
     /// The VM's life.
-    pub life: LifeId,
+    pub life: Life,
     /// The highest token spoken with.
     pub highest: Option<Token>,
     /// Who spoke with it.
-    pub holder: Option<IncarnationId>,
+    pub holder: Option<Incarnation>,
     /// Whether the holder is connected and speaks.
     pub speaking: bool,
     /// Kept frames forgotten for space.
@@ -173,7 +173,7 @@ pub struct PortReport {
 /// and never go back.
 pub struct Switch {
     config: SwitchConfig,
-    ports: BTreeMap<LifeId, Port>,
+    ports: BTreeMap<Life, Port>,
     attachments: BTreeMap<AttachmentId, Attachment>,
     macs: BTreeMap<MacAddress, Learned>,
     effects: VecDeque<Effect>,
@@ -201,9 +201,9 @@ impl Switch {
     /// otherwise. A life that was never seen gets a port.
     pub fn handle_attach(
         &mut self,
-        life: LifeId,
+        life: Life,
         name: &str,
-        incarnation: IncarnationId,
+        incarnation: Incarnation,
     ) -> Result<AttachmentId, AttachError> {
         if self.attachments.len() >= MAX_ATTACHMENTS {
             return Err(AttachError::TooManyAttachments);
@@ -346,7 +346,7 @@ impl Switch {
     }
 
     /// Learns the sender's address; `false` if the frame may not be from it.
-    fn learn(&mut self, now: Duration, life: LifeId, frame: &[u8]) -> bool {
+    fn learn(&mut self, now: Duration, life: Life, frame: &[u8]) -> bool {
         let Some(source) = packet::source(frame) else {
             return false;
         };
@@ -381,9 +381,9 @@ impl Switch {
     /// Forgets where the addresses of earlier lives of the same VM are, unless a
     /// node of theirs is attached: a VM that is started anew would otherwise stay
     /// unheard for [`MAC_AGE`].
-    fn succeed(&mut self, life: LifeId) {
+    fn succeed(&mut self, life: Life) {
         let name = &self.ports[&life].name;
-        let is_over = |other: LifeId| {
+        let is_over = |other: Life| {
             other != life
                 && self.ports[&other].name == *name
                 && self.attachments.values().all(|node| node.life != other)
@@ -405,7 +405,7 @@ impl Switch {
 
     /// Sends a frame to where its destination is, or to everyone else's port if
     /// that is not one known place.
-    fn forward(&mut self, now: Duration, home: Option<LifeId>, frame: FrameBuf) {
+    fn forward(&mut self, now: Duration, home: Option<Life>, frame: FrameBuf) {
         let Some(destination) = packet::destination(&frame) else {
             return;
         };
@@ -422,7 +422,7 @@ impl Switch {
             }
             return;
         }
-        let lives: Vec<LifeId> = self
+        let lives: Vec<Life> = self
             .ports
             .keys()
             .copied()
@@ -437,7 +437,7 @@ impl Switch {
     }
 
     /// Sends a frame through one guest's port, or keeps it until somebody speaks.
-    fn deliver(&mut self, now: Duration, life: LifeId, frame: FrameBuf) {
+    fn deliver(&mut self, now: Duration, life: Life, frame: FrameBuf) {
         let Some(port) = self.ports.get_mut(&life) else {
             return;
         };

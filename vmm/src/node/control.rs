@@ -197,7 +197,13 @@ impl ControlSocket {
         console: ConsoleHub,
     ) -> anyhow::Result<Self> {
         if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
+            std::fs::create_dir_all(dir).map_err(|error| {
+                anyhow::anyhow!(
+                    "creating {} for the control socket: {error}; choose another place with \
+                     --control",
+                    dir.display()
+                )
+            })?;
         }
         if UnixStream::connect(path).await.is_ok() {
             anyhow::bail!(

@@ -8,6 +8,7 @@
 //! ```
 
 mod arbiter;
+mod config;
 mod console;
 mod control;
 mod disk;
@@ -25,11 +26,12 @@ use ft_logging::message::Hello;
 use ft_logging::protocol::{Answer, Probe};
 use ft_logging::types::{OutputSeq, Token};
 
+pub use config::{End, NodeConfig, Notice, RoleConfig};
 pub use control::{
     AttachedConsole, ControlError, ControlRequest, ControlResponse, MachineCommand, attach, request,
 };
 pub use disk::{DiskError, DiskImage, Overlay};
-pub use engine::{End, Node, NodeConfig, Notice, RoleConfig};
+pub use engine::Node;
 pub use failpoint::{Failpoint, Fuse};
 pub use peer::bind;
 pub use recorder::{LogConfig, LogSpace};

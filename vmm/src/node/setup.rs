@@ -10,8 +10,8 @@ use test_and_set::types::{Label, Member};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use super::config::NodeConfig;
 use super::console::ConsoleHub;
-use super::engine::NodeConfig;
 use super::recorder::Recorder;
 use super::vcpu::{FromVcpu, Start, Vcpu};
 use super::world::{Speaker, World};

@@ -58,6 +58,8 @@ struct Shared {
     slowed: AtomicBool,
     frames: AtomicUsize,
     position: AtomicU64,
+    /// The machine is there, or will never be.
+    built: AtomicBool,
 }
 
 /// How the thread starts.
@@ -159,10 +161,11 @@ impl Vcpu {
         Position(self.shared.position.load(Ordering::Relaxed))
     }
 
-    /// Whether the thread came round since the last call; wakes it if it is in the guest.
+    /// Whether the thread came round since the last call; wakes it if it is in the guest. While it
+    /// builds its machine, which may take longer than a peer's patience, it is alive.
     pub(super) fn check_alive(&mut self) -> bool {
         let beats = self.shared.beats.load(Ordering::Relaxed);
-        let alive = beats != self.seen_beats;
+        let alive = beats != self.seen_beats || !self.shared.built.load(Ordering::Relaxed);
         self.seen_beats = beats;
         self.kick();
         alive
@@ -183,7 +186,10 @@ fn vcpu_thread<C: Cpu>(
 ) {
     let outbox = link.outbox.clone();
     let tell = |what| outbox.blocking_send(what).is_ok();
+    let shared = link.shared.clone();
+    let built = || shared.built.store(true, Ordering::Relaxed);
     let failed = |error: &dyn std::fmt::Display| {
+        built();
         tell(FromVcpu::NotBuilt(error.to_string()));
     };
     let mut machine = match build() {
@@ -198,6 +204,8 @@ fn vcpu_thread<C: Cpu>(
         Ok(this) => kicker.get_or_init(|| this),
         Err(error) => return failed(&error),
     };
+    link.shared.beats.fetch_add(1, Ordering::Relaxed);
+    built();
     tell(FromVcpu::Built(digest));
     let mut source = match start {
         Start::Replay => Inputs::replay(link),
@@ -309,5 +317,29 @@ impl Link for ThreadLink {
                 Err(_) => return None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::CpuError;
+    use crate::cpu::kvm::KvmCpu;
+
+    /// FAIL-1: a large machine on a slow host takes longer to build than any detection time.
+    #[test]
+    fn fail_1_a_node_that_builds_its_machine_is_alive() {
+        let (go_on, gate) = mpsc::channel::<()>();
+        let (mut vcpu, mut reports) = Vcpu::spawn::<KvmCpu>(Start::Live, None, move || {
+            let _ = gate.recv();
+            Err(CpuError::Unsupported("there is none".to_owned()).into())
+        });
+        for _ in 0..3 {
+            assert!(vcpu.check_alive(), "it builds");
+        }
+        drop(go_on);
+        let report = reports.blocking_recv();
+        assert!(matches!(report, Some(FromVcpu::NotBuilt(_))), "{report:?}");
+        assert!(!vcpu.check_alive(), "the thread has ended");
     }
 }

@@ -153,18 +153,10 @@ impl World {
 fn hello(speaker: &Speaker, token: Token, speaking: bool) -> Hello {
     Hello {
         name: speaker.vm.clone(),
-        life: crate::net::LifeId(speaker.life.0),
-        incarnation: crate::net::IncarnationId(speaker.incarnation.0),
-        announcement: announcement(token, speaking),
+        life: speaker.life,
+        incarnation: speaker.incarnation,
+        announcement: Announcement { token, speaking },
     }
-}
-
-fn announcement(token: Token, speaking: bool) -> Announcement {
-    let token = crate::net::Token {
-        generation: token.generation.0,
-        won: token.won,
-    };
-    Announcement { token, speaking }
 }
 
 enum Link {
@@ -203,10 +195,7 @@ impl Link {
                 ..
             } => match receiver.recv().await {
                 Ok(LinkEvent::Frame(frame)) => Incoming::Frame(frame),
-                Ok(LinkEvent::Refused { highest }) => Incoming::Fenced(Token {
-                    generation: ft_logging::types::Generation(highest.generation),
-                    won: highest.won,
-                }),
+                Ok(LinkEvent::Refused { highest }) => Incoming::Fenced(highest),
                 Err(error) => Incoming::Lost(error.to_string()),
             },
         }
@@ -310,11 +299,9 @@ impl Task {
             ends: Some((sender, _)),
             ..
         } = &mut self.link
+            && let Err(error) = sender.announce(token, true).await
         {
-            let said = announcement(token, true);
-            if let Err(error) = sender.announce(said.token, said.speaking).await {
-                self.lost(&error.to_string()).await;
-            }
+            self.lost(&error.to_string()).await;
         }
         if announce {
             let now = Instant::now();

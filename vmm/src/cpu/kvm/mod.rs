@@ -75,6 +75,7 @@ impl KvmCpu {
         vcpu.fd()
             .set_cpuid2(&leaves)
             .map_err(ioctl("setting the guest's CPUID"))?;
+        hide_apic(&vcpu)?;
         Ok(KvmCpu {
             vcpu,
             vm,
@@ -106,6 +107,19 @@ impl KvmCpu {
             write,
         })
     }
+}
+
+/// The bit of the APIC's base that switches it on (SDM vol. 3, 11.4.4).
+const APIC_ENABLED: u64 = 1 << 11;
+
+/// DET-4: there is no local APIC, but KVM's CPUID says so only once it is switched off, whatever
+/// its leaves were set to.
+fn hide_apic(vcpu: &Vcpu) -> Result<(), CpuError> {
+    let mut sregs = vcpu.fd().get_sregs().map_err(ioctl("KVM_GET_SREGS"))?;
+    sregs.apic_base &= !APIC_ENABLED;
+    vcpu.fd()
+        .set_sregs(&sregs)
+        .map_err(ioctl("switching the local APIC off"))
 }
 
 /// DET-4: MSRs that tell the time or count events fault in the guest, where KVM can do that.

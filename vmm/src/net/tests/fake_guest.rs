@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use ft_logging::types::{Generation, Incarnation, Life, Token};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::wire::{EthernetAddress, IpCidr};
@@ -16,11 +17,11 @@ use tokio::task::JoinHandle;
 use crate::net::host::{GUEST_ADDRESS, Wire};
 use crate::net::{
     Announcement, Forward, FrameReceiver, FrameSender, Gateway, GatewayConfig, GatewayLink,
-    GatewayStats, Hello, IncarnationId, LifeId, LinkEvent, MacAddress, Token, query_stats,
+    GatewayStats, Hello, LinkEvent, MacAddress, query_stats,
 };
 
 pub(super) const GUEST_MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 15]);
-pub(super) const LIFE: LifeId = LifeId([7; 16]);
+pub(super) const LIFE: Life = Life([7; 16]);
 
 /// Sends everything back, and ends when the client does.
 pub(super) const ECHO: u16 = 7;
@@ -45,14 +46,17 @@ pub(super) async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
 }
 
 pub(super) fn token(generation: u64, won: bool) -> Token {
-    Token { generation, won }
+    Token {
+        generation: Generation(generation),
+        won,
+    }
 }
 
 pub(super) fn hello(incarnation: u8, token: Token, speaking: bool) -> Hello {
     Hello {
         name: "fake".to_owned(),
         life: LIFE,
-        incarnation: IncarnationId([incarnation; 16]),
+        incarnation: Incarnation([incarnation; 16]),
         announcement: Announcement { token, speaking },
     }
 }

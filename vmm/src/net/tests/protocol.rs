@@ -3,14 +3,17 @@ use proptest::prelude::*;
 use super::*;
 
 fn token(generation: u64, won: bool) -> Token {
-    Token { generation, won }
+    Token {
+        generation: Generation(generation),
+        won,
+    }
 }
 
 fn hello() -> Hello {
     Hello {
         name: "db".to_owned(),
-        life: LifeId([0x11; 16]),
-        incarnation: IncarnationId([0x22; 16]),
+        life: Life([0x11; 16]),
+        incarnation: Incarnation([0x22; 16]),
         announcement: Announcement {
             token: token(0x0102, false),
             speaking: true,

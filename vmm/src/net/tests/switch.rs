@@ -1,3 +1,5 @@
+use ft_logging::types::Generation;
+
 use super::*;
 
 const HOST: MacAddress = MacAddress([0x52, 0x55, 10, 0, 2, 2]);
@@ -10,7 +12,10 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn token(generation: u64, won: bool) -> Token {
-    Token { generation, won }
+    Token {
+        generation: Generation(generation),
+        won,
+    }
 }
 
 /// A frame whose payload says which one it is.
@@ -38,9 +43,9 @@ impl Net {
     }
 
     fn attach(&mut self, life: u8, incarnation: u8) -> AttachmentId {
-        let incarnation = IncarnationId([incarnation; 16]);
+        let incarnation = Incarnation([incarnation; 16]);
         self.switch
-            .handle_attach(LifeId([life; 16]), "vm", incarnation)
+            .handle_attach(Life([life; 16]), "vm", incarnation)
             .expect("there is room")
     }
 
@@ -426,7 +431,7 @@ fn sec_2_lives_and_attachments_are_bounded() {
         let mut life = [0; 16];
         life[..8].copy_from_slice(&n.to_le_bytes());
         net.switch
-            .handle_attach(LifeId(life), "vm", IncarnationId([0; 16]))
+            .handle_attach(Life(life), "vm", Incarnation([0; 16]))
     };
     for n in 0..MAX_ATTACHMENTS {
         attach(&mut net, n).expect("within the bound");
