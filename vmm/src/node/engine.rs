@@ -340,6 +340,7 @@ impl Node {
             (Role::Primary(primary), FromVcpu::Built(digest)) => primary.handle_built(now, digest),
             (Role::Backup(backup), FromVcpu::Built(digest)) => backup.handle_built(now, digest),
             (_, FromVcpu::NotBuilt(why)) => anyhow::bail!("{why}"),
+            (_, FromVcpu::Warning(what)) => self.warn(what),
             (Role::Primary(primary), FromVcpu::Report(Report::Records(records))) => {
                 primary.handle_records(now, records);
             }

@@ -47,6 +47,8 @@ pub(super) enum FromVcpu {
     NotBuilt(String),
     /// What the machine does.
     Report(Report),
+    /// Something that a person should know.
+    Warning(String),
     /// It stands still.
     Ended(Stop),
 }
@@ -98,15 +100,22 @@ impl Vcpu {
     ) -> (Self, tokio::sync::mpsc::Receiver<FromVcpu>) {
         let (orders, inbox) = mpsc::channel();
         let orders = Arc::new(orders);
+        let (outbox, reports) = tokio::sync::mpsc::channel(REPORTS);
         let disk = disk.map(|image| {
-            let vcpu = Arc::downgrade(&orders);
-            DiskThread::spawn(image, move || {
+            let (vcpu, node) = (Arc::downgrade(&orders), outbox.downgrade());
+            let wake = move || {
                 if let Some(vcpu) = vcpu.upgrade() {
                     let _ = vcpu.send(ToThread::Disk);
                 }
-            })
+            };
+            let tell = move |what| {
+                if let Some(node) = node.upgrade() {
+                    // The disk does not wait for the node's loop; it has few words.
+                    let _ = node.try_send(FromVcpu::Warning(what));
+                }
+            };
+            DiskThread::spawn(image, wake, tell)
         });
-        let (outbox, reports) = tokio::sync::mpsc::channel(REPORTS);
         let shared = Arc::new(Shared::default());
         let kicker = Arc::new(std::sync::OnceLock::new());
         let vcpu = Vcpu {

@@ -163,6 +163,22 @@ impl DiskImage {
         })
     }
 
+    /// An image on a host whose disk is full.
+    #[cfg(test)]
+    pub(super) fn full(sectors: u64) -> Self {
+        let path = PathBuf::from("/dev/full");
+        let file = File::options().read(true).write(true).open(&path);
+        DiskImage {
+            path,
+            file: file.expect("Linux has it"),
+            shape: DiskShape {
+                sectors,
+                read_only: false,
+            },
+            stamped: Mutex::new(None),
+        }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

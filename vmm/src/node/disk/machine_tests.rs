@@ -305,6 +305,7 @@ fn collect(reports: &mut Receiver<FromVcpu>, first: u64) -> (Vec<Entry>, Vec<u8>
             FromVcpu::Report(Report::Replayed { outputs, .. }) => {
                 outputs.into_iter().for_each(|(_, output)| say(output));
             }
+            FromVcpu::Warning(_) => {}
             FromVcpu::Ended(stop) => return (entries, said, stop),
             other => panic!("{other:?}"),
         }
@@ -415,6 +416,28 @@ fn an_error_of_the_primarys_disk_is_one_to_both_guests() {
     assert_eq!(done(&entries), expected);
     assert_eq!(said, [&SAID[..SAID.len() - 3], b"\x01.\n"].concat());
     // The backup's own disk is whole.
+    let (_, again, stop) = replay(&image(dir.path(), "b").1, &entries, Order::End);
+    assert!(matches!(stop, Stop::EndOfLog | Stop::Off(_)), "{stop}");
+    assert_eq!(again, said);
+}
+
+/// DET-1: the backup has room, and could read what the primary could not write.
+#[test]
+fn det_1_a_primary_whose_disk_is_full_has_the_same_guest_as_its_backup() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (entries, said, stop) = record(&Arc::new(DiskImage::full(SECTORS)));
+    assert!(matches!(stop, Stop::Off(_)), "{stop}");
+    assert!(
+        done(&entries)
+            .iter()
+            .all(|(_, status)| *status == BlockStatus::IoError)
+    );
+    // A status of 1 after each; what was asked for first was to be written, or read into the guest's
+    // own bytes.
+    assert_eq!(
+        String::from_utf8_lossy(&said),
+        "\x01a\n\x01b\n\x01.\n\x01.\n\x01c\n\x01.\n\x01.\n\x01.\n"
+    );
     let (_, again, stop) = replay(&image(dir.path(), "b").1, &entries, Order::End);
     assert!(matches!(stop, Stop::EndOfLog | Stop::Off(_)), "{stop}");
     assert_eq!(again, said);

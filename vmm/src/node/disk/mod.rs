@@ -13,6 +13,7 @@
 
 mod image;
 mod overlay;
+mod server;
 mod stamp;
 
 use std::collections::VecDeque;
@@ -21,31 +22,18 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ft_logging::entry::BlockStatus;
-
 use crate::determinism::DiskDone;
 use crate::devices::{BlockOperation, BlockRequest};
 
 pub use image::{DiskError, DiskImage};
 pub use overlay::Overlay;
+use server::Server;
 pub(super) use stamp::{DiskRole, Stamp};
 
 /// What reads and writes for the guest.
 trait Storage {
     /// Carries out an operation and returns what was read.
     fn carry_out(&mut self, operation: &BlockOperation) -> std::io::Result<Vec<u8>>;
-}
-
-/// Carries out a request; what goes wrong is told and becomes an error to the guest.
-fn serve(storage: &mut impl Storage, BlockRequest { tag, operation }: BlockRequest) -> DiskDone {
-    let (status, data) = match storage.carry_out(&operation) {
-        Ok(data) => (BlockStatus::Ok, data),
-        Err(error) => {
-            tracing::warn!(%error, tag, "the guest's disk");
-            (BlockStatus::IoError, Vec::new())
-        }
-    };
-    DiskDone { tag, status, data }
 }
 
 /// The vCPU thread's end of the queues to the disk's thread, which ends with it.
@@ -59,15 +47,20 @@ pub(super) struct DiskThread {
 }
 
 impl DiskThread {
-    /// Starts the thread; it calls `wake` after each answer.
-    pub(super) fn spawn(image: Arc<DiskImage>, wake: impl Fn() + Send + 'static) -> Self {
+    /// Starts the thread; it calls `wake` after each answer, and tells a person what fails.
+    pub(super) fn spawn(
+        image: Arc<DiskImage>,
+        wake: impl Fn() + Send + 'static,
+        tell: impl FnMut(String) + Send + 'static,
+    ) -> Self {
         let (requests, inbox) = mpsc::channel();
         let (outbox, answers) = mpsc::channel();
         thread::Builder::new()
             .name("disk".to_owned())
             .spawn(move || {
+                let mut server = Server::new(&*image, tell);
                 for request in inbox {
-                    if outbox.send(serve(&mut &*image, request)).is_err() {
+                    if outbox.send(server.serve(request)).is_err() {
                         return;
                     }
                     wake();

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::Storage;
 use super::image::DiskImage;
-use super::{Storage, serve};
+use super::server::answer;
 use crate::determinism::DiskDone;
 use crate::devices::{BlockOperation, BlockRequest, SECTOR_BYTES};
 
@@ -29,7 +30,7 @@ impl Overlay {
 
     /// Carries out a request.
     pub fn serve(&mut self, request: BlockRequest) -> DiskDone {
-        serve(self, request)
+        answer(request.tag, self.carry_out(&request.operation))
     }
 }
 

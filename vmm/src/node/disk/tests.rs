@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 
+use ft_logging::entry::BlockStatus;
 use ft_logging::types::{Generation, Life, Token};
 use tempfile::TempDir;
 
@@ -50,9 +51,10 @@ fn ok(tag: u64, data: Vec<u8>) -> DiskDone {
 /// A thread whose answers can be waited for.
 fn thread(image: &Arc<DiskImage>) -> (DiskThread, mpsc::Receiver<()>) {
     let (wake, woken) = mpsc::channel();
-    let thread = DiskThread::spawn(image.clone(), move || {
+    let wake = move || {
         let _ = wake.send(());
-    });
+    };
+    let thread = DiskThread::spawn(image.clone(), wake, |what| panic!("{what}"));
     (thread, woken)
 }
 
@@ -113,23 +115,25 @@ fn what_the_host_cannot_do_is_an_error_to_the_guest() {
         .open(&path)
         .and_then(|file| file.set_len(512))
         .expect("cut");
-    let done = serve(&mut &image, read(7, 0));
-    let status = BlockStatus::IoError;
-    let data = vec![];
-    assert_eq!(
-        done,
-        DiskDone {
-            tag: 7,
-            status,
-            data
-        }
-    );
+    let failed = |tag| DiskDone {
+        tag,
+        status: BlockStatus::IoError,
+        data: vec![],
+    };
+    let serve = |image: &DiskImage, request| {
+        let mut told = Vec::new();
+        let done = Server::new(image, |what| told.push(what)).serve(request);
+        (done, told.concat())
+    };
+    let (done, told) = serve(&image, read(7, 0));
+    assert_eq!(done, failed(7));
+    assert!(told.contains("reading the guest's disk"), "{told}");
     drop(image);
     let read_only = DiskImage::open(&path, true).expect("an image");
-    assert_eq!(
-        serve(&mut &read_only, write(8, 0, 1)).status,
-        BlockStatus::IoError
-    );
+    assert_eq!(serve(&read_only, write(8, 0, 1)).0, failed(8));
+    let (done, told) = serve(&DiskImage::full(SECTORS), write(9, 0, 1));
+    assert_eq!(done, failed(9));
+    assert!(told.contains("No space left on device"), "{told}");
 }
 
 /// Two nodes compare what is on their disks, not how their file systems keep it.
