@@ -1,7 +1,9 @@
 //! What a node boots, and from which disk: an embedded guest, a built image, or files of the
 //! user's own.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +16,9 @@ use crate::node::DiskImage;
 
 /// The RAM of an embedded guest, in MiB; that of an image is part of its record.
 const DEFAULT_MEMORY_MIB: u32 = 64;
+
+/// How much of a disk is copied, or left out, at once.
+const COPY_BYTES: usize = 64 << 10;
 
 /// What to boot. A pair must be told the same.
 #[derive(Clone, Debug, Args)]
@@ -40,7 +45,8 @@ pub(super) struct GuestArgs {
     /// RAM in MiB: 64, or what the image wants.
     #[arg(long, value_name = "MIB")]
     memory: Option<u32>,
-    /// The guest's disk: an image file of this node's own. If the guest's image comes with a disk,
+    /// The guest's disk, which it sees as a virtio-blk device (/dev/vda): an image file of this
+    /// node's own, equal to the other node's when they pair. If the guest's image comes with a disk,
     /// a file that is not there is made from that.
     #[arg(long, value_name = "FILE")]
     disk: Option<PathBuf>,
@@ -149,17 +155,60 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// Copies a disk: `to` is there whole, or not at all.
+/// Copies a disk: `to` is there whole, or not at all. What is zeros takes no room.
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     let mut half = to.as_os_str().to_owned();
     half.push(".new");
     let half = PathBuf::from(half);
-    fs::copy(from, &half)
-        .and_then(|_| fs::File::open(&half)?.sync_all())
+    copy_content(from, &half)
         .and_then(|()| fs::rename(&half, to))
         .inspect_err(|_| {
             // What cannot be removed is overwritten by the next attempt.
             let _ = fs::remove_file(&half);
         })
         .with_context(|| format!("making {} from {}", to.display(), from.display()))
+}
+
+fn copy_content(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (File::open(from)?, File::create(to)?);
+    let end = from.metadata()?.len();
+    let mut piece = vec![0; COPY_BYTES];
+    let mut at = 0;
+    while at < end {
+        let piece = &mut piece[..COPY_BYTES.min((end - at) as usize)];
+        from.read_exact_at(piece, at)?;
+        if piece.iter().any(|byte| *byte != 0) {
+            to.write_all_at(piece, at)?;
+        }
+        at += piece.len() as u64;
+    }
+    to.set_len(end)?;
+    to.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_copied_disk_is_equal_and_its_zeros_take_no_room() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let end = 64 * COPY_BYTES + 512;
+        let mut bytes = vec![0; end];
+        for at in [0, 5 * COPY_BYTES + 7, end - 1] {
+            bytes[at] = 1;
+        }
+        fs::write(&from, &bytes).expect("written");
+        copy(&from, &to).expect("copied");
+        assert!(fs::read(&to).expect("there") == bytes);
+        let room = fs::metadata(&to).expect("there").blocks() * 512;
+        assert!(room < 8 * COPY_BYTES as u64, "{room}");
+
+        let error = copy(&dir.path().join("missing"), &dir.path().join("copy"));
+        assert!(error.is_err());
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 2);
+    }
 }

@@ -172,6 +172,24 @@ pub(super) fn image(args: ImageArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Builds the image called `name` unless there is one, with its progress on standard error.
+///
+/// # Errors
+///
+/// What a build ends with; another name.
+pub(super) fn ensure_built(name: &str) -> anyhow::Result<()> {
+    let cache = Cache::open(None)?;
+    if !matches!(cache.image(name), Err(ImageError::NotBuilt(_))) {
+        // What is there and of no use says so to whoever boots it.
+        return Ok(());
+    }
+    eprintln!("ftvm: the image {name} is not there yet: building it, once");
+    let name = name.to_owned();
+    let build =
+        move |cache: &Cache, job: &mut Job<'_>| cache.build(&name, &BuildOptions::default(), job);
+    working(build, cache).map(|_| ())
+}
+
 /// Runs `work` with its progress on standard error; Ctrl-C ends it in order.
 fn working<T: Send + 'static>(
     work: impl FnOnce(&Cache, &mut Job<'_>) -> Result<T, ImageError> + Send + 'static,

@@ -94,6 +94,8 @@ Examples:
   ftvm run --alone --guest noise --log /tmp/log --append rounds=50
   ftvm run --alone --guest redis --disk redis.img
                                              Debian's kernel and redis; see `ftvm image`
+  ftvm run --alone --kernel vmlinuz --initrd initrd.gz --append 'console=ttyS0' --memory 512 \
+           --disk disk.img                   a kernel of your own, and what it wants
   ftvm run --config vm.toml --detect 200     flags win over the file, which may say
 
       name = \"kv\"
@@ -125,6 +127,7 @@ pub(super) struct RunArgs {
 Examples:
   ftvm backup --primary 127.0.0.1:7400 --net gateway=127.0.0.1:7500 --arbiter 127.0.0.1:7301
   ftvm backup --config vm.toml --primary 127.0.0.1:7400
+  ftvm backup --guest redis --disk other.img --primary 127.0.0.1:7400 --arbiter 127.0.0.1:7301
 
 Give the same --guest, --memory, --append and --mac as to `ftvm run`, and a disk of this node's own
 that equals the primary's: the handshake compares them.")]

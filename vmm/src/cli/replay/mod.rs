@@ -38,6 +38,10 @@ Examples:
   ftvm replay /tmp/log
   ftvm replay /tmp/log --until-entry 4711 --memory 0x100000:64
   ftvm replay /tmp/log --outputs frames.pcap --console console.txt --json
+  ftvm replay /tmp/log --disk before.img    a guest with a disk: the image as it was at first
+
+What the log does not carry is asked for by its hash: kernel, initial RAM disk and first disk image.
+Those of `ftvm image` are found where they were built. A disk is read, never written.
 
 A stop is between two steps of the machine: at the first one that is not before the position, or
 by which the entry has taken effect. Registers, memory and console are shown as they are there.
@@ -63,13 +67,13 @@ pub(super) struct ReplayArgs {
     /// Write the guest's network output here, as pcap; its times are the guest's own.
     #[arg(long, value_name = "FILE")]
     outputs: Option<PathBuf>,
-    /// The kernel, if the log's guest is none of those that ftvm carries.
+    /// The kernel, if the log's guest is none of those that ftvm carries or has built.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// The initial RAM disk, if the log's guest had one.
+    /// The initial RAM disk, if the log's guest had one of its own.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// The guest's disk as it was before the first instruction, if it had one. It is not written to.
+    /// The guest's disk as it was before the first instruction, if it had one of its own.
     #[arg(long, value_name = "FILE")]
     disk: Option<PathBuf>,
     /// Replay although this host's CPU is another than the recording one's.

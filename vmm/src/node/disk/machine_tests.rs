@@ -13,12 +13,12 @@ use tokio::sync::mpsc::Receiver;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::vcpu::{FromVcpu, Start, Vcpu};
-use super::DiskImage;
+use super::{DiskImage, Overlay};
 use crate::cpu::{Access, Cpu, CpuError, CpuState, Exit, Target};
-use crate::determinism::{Order, Report};
+use crate::determinism::{Inputs, LogLink, Order, Report};
 use crate::devices::layout::{SLOT_BLOCK, SLP_TYP_S5, virtio_address};
 use crate::devices::{DiskShape, SECTOR_BYTES};
-use crate::machine::{BootImages, Machine, MachineConfig, Stop};
+use crate::machine::{BootImages, BuildError, Machine, MachineConfig, Stop, run};
 use crate::sys::vm::GuestMemory;
 
 const SECTORS: u64 = 64;
@@ -251,7 +251,7 @@ fn image(dir: &Path, name: &str) -> (PathBuf, Arc<DiskImage>) {
     (path, Arc::new(image))
 }
 
-fn spawn(start: Start, disk: &Arc<DiskImage>) -> (Vcpu, Receiver<FromVcpu>) {
+fn build() -> Result<Machine<Script>, BuildError> {
     let config = MachineConfig {
         memory_mib: 16,
         mac: [2; 6],
@@ -269,18 +269,20 @@ fn spawn(start: Start, disk: &Arc<DiskImage>) -> (Vcpu, Receiver<FromVcpu>) {
         initrd: None,
         command_line: String::new(),
     };
-    let (vcpu, mut reports) = Vcpu::spawn(start, Some(disk.clone()), move || {
-        Machine::build(config, images, |ram| {
-            Ok(Script {
-                steps: script(),
-                ram: ram.clone(),
-                state: None,
-                next: 0,
-                position: Position(0),
-                is_halted: false,
-            })
+    Machine::build(config, images, |ram| {
+        Ok(Script {
+            steps: script(),
+            ram: ram.clone(),
+            state: None,
+            next: 0,
+            position: Position(0),
+            is_halted: false,
         })
-    });
+    })
+}
+
+fn spawn(start: Start, disk: &Arc<DiskImage>) -> (Vcpu, Receiver<FromVcpu>) {
+    let (vcpu, mut reports) = Vcpu::spawn(start, Some(disk.clone()), build);
     let built = reports.blocking_recv();
     assert!(matches!(built, Some(FromVcpu::Built(_))), "{built:?}");
     (vcpu, reports)
@@ -358,6 +360,52 @@ fn det_1_two_nodes_with_equal_images_have_equal_images_afterwards() {
         (b'c', b'b', b'@')
     );
     assert!(bytes == fs::read(&b).expect("readable"));
+}
+
+/// Replays `entries` as `ftvm replay` does, over the image at `path`; what was said, and the end.
+fn replay_offline(path: &Path, entries: &[Entry]) -> (Vec<u8>, Stop) {
+    let mut disk = Overlay::new(DiskImage::open(path, true).expect("an image"));
+    let mut said = Vec::new();
+    let batches = [Batch::from(entries)].into_iter();
+    let link = LogLink::new(batches, |_, output: Output| said.extend(output.bytes))
+        .with_disk(move |request| disk.serve(request));
+    let mut inputs = Inputs::replay(link);
+    let stop = run(&mut build().expect("a machine"), &mut inputs);
+    drop(inputs);
+    (said, stop)
+}
+
+/// The log says when requests were done, not what was read: that is in the image as it was at first.
+#[test]
+fn det_1_a_log_is_replayed_offline_over_the_first_image_and_over_no_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (written, disk) = image(dir.path(), "a");
+    let (entries, ..) = record(&disk);
+    drop(disk);
+    let (first, _) = image(dir.path(), "first");
+    for _ in 0..2 {
+        let (said, stop) = replay_offline(&first, &entries);
+        assert!(matches!(stop, Stop::EndOfLog | Stop::Off(_)), "{stop}");
+        assert_eq!(said, SAID);
+        assert!(
+            fs::read(&first)
+                .expect("readable")
+                .iter()
+                .all(|byte| *byte == b'@')
+        );
+    }
+    // Sectors that are read before they are written show another disk at once.
+    let mut bytes = fs::read(&written).expect("readable");
+    bytes[40 * 512] = b'!';
+    fs::write(&written, bytes).expect("written");
+    let (_, stop) = replay_offline(&written, &entries);
+    assert!(matches!(stop, Stop::Diverged { .. }), "{stop}");
+
+    // With errors among them.
+    let (full, said, _) = record(&Arc::new(DiskImage::full(SECTORS)));
+    let (again, stop) = replay_offline(&first, &full);
+    assert!(matches!(stop, Stop::EndOfLog | Stop::Off(_)), "{stop}");
+    assert_eq!(again, said);
 }
 
 /// Wherever the log ends: what the disk was asked for is awaited and delivered, and nothing is
