@@ -239,7 +239,10 @@ fn nodes_with_different_configurations_refuse_each_other() {
     let mut backup = world.backup("node-b", address, &["--disk", &equal]);
     backup.wait_for_state("PROTECTED");
     primary.wait_for_state("PROTECTED");
-    // ONE-3: nobody wrote on the disk of a node that was turned away.
+    // ONE-3: a disk says whose it was, but for that of a node that was turned away.
+    let control = world.control("node-a");
+    ftvm(&["control", "--control", text(&control), "stop"]).exits(0);
+    assert!(primary.wait().success() && backup.wait().success());
     let stamps = ["a", "b", "c"].map(|name| dir.path().join(format!("{name}.ftvm")).exists());
     assert_eq!(stamps, [true, true, false]);
 }

@@ -106,17 +106,14 @@ impl Node {
                 (self.vcpu, self.reports) = (Some(vcpu), Some(reports));
             }
             Effect::Run => {
-                self.stamp_disk();
-                // The one time that it is waited for: what the guest is about to write must not
-                // stand under the stamp of an earlier life.
-                self.stamping.settle().await;
+                self.stamp_before_writing().await;
                 if let (Some(vcpu), Some(world)) = (&self.vcpu, &self.world) {
                     world.speak(self.token(), false);
                     vcpu.run();
                 }
             }
             Effect::Replay(batch) => {
-                self.stamp_disk();
+                self.stamp_before_writing().await;
                 self.stats.log_bytes += batch
                     .iter()
                     .map(|entry| 8 + entry.payload.held_bytes() as u64)

@@ -17,7 +17,7 @@ pub(super) struct Stamping {
 
 impl Stamping {
     /// Waits until everything is written.
-    pub(super) async fn settle(&mut self) {
+    async fn settle(&mut self) {
         if let Some(writer) = self.writer.take() {
             let _ = writer.await;
         }
@@ -46,6 +46,16 @@ impl Node {
                 let _ = events.send(Event::Warning(error.to_string())).await;
             }
         }));
+    }
+
+    /// The same. The first time it is waited for: what the guest is about to write must not stand
+    /// under no stamp, or that of an earlier life.
+    pub(super) async fn stamp_before_writing(&mut self) {
+        let first = self.stamping.said.is_none();
+        self.stamp_disk();
+        if first {
+            self.stamping.settle().await;
+        }
     }
 
     /// The node's part has ended: an image of a VM that was stopped in order has all of it.
