@@ -17,7 +17,9 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Control, Digest, Entry, MAX_FRAME_BYTES, OutputDevice, OutputMark, Payload};
+use crate::entry::{
+    BlockStatus, Control, Digest, Entry, MAX_FRAME_BYTES, OutputDevice, OutputMark, Payload,
+};
 use crate::message::{BATCH_TARGET_BYTES, Batch, MAX_BATCH_ENTRIES, Message, Signal};
 use crate::types::{EntryIndex, OutputSeq, Position, Token, VirtualTime};
 
@@ -124,6 +126,10 @@ enum WirePayload {
     },
     Progress,
     Released(OutputSeq),
+    BlockDone {
+        tag: u64,
+        status: BlockStatus,
+    },
 }
 
 /// A hash: evenly spread, so that a varint would only cost.
@@ -228,6 +234,10 @@ fn encode_payload(payload: &Payload, time: &mut VirtualTime, out: &mut Vec<u8>) 
         },
         Payload::Progress => WirePayload::Progress,
         Payload::Released { through } => WirePayload::Released(*through),
+        Payload::BlockDone { tag, status } => WirePayload::BlockDone {
+            tag: *tag,
+            status: *status,
+        },
     };
     encode(&wire, out);
 }
@@ -314,6 +324,7 @@ fn payload_from_wire(wire: WirePayload, time: &mut VirtualTime) -> Option<Payloa
         }),
         WirePayload::Progress => Payload::Progress,
         WirePayload::Released(through) => Payload::Released { through },
+        WirePayload::BlockDone { tag, status } => Payload::BlockDone { tag, status },
     })
 }
 

@@ -69,6 +69,14 @@ pub enum Payload {
     },
     /// An operator's command.
     Control(Control),
+    /// A request to the block device is completed here. Each node carries it out on its own image;
+    /// only the moment and the outcome are said.
+    BlockDone {
+        /// Which request: they are numbered from 1, in the order in which the guest made them.
+        tag: u64,
+        /// What the guest is told.
+        status: BlockStatus,
+    },
     /// The machine injected this vector here.
     Interrupt {
         /// The IDT vector.
@@ -100,6 +108,15 @@ pub enum Control {
     Reset,
     /// The machine is switched off.
     PowerOff,
+}
+
+/// How a request to the block device ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlockStatus {
+    /// It was carried out.
+    Ok,
+    /// It was not, as far as the guest may know.
+    IoError,
 }
 
 /// What an output looked like, without its bytes: the backup makes the bytes itself.
@@ -170,11 +187,12 @@ pub enum Kind {
     Digest,
     Progress,
     Released,
+    BlockDone,
 }
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Clock,
         Kind::NetRx,
         Kind::ConsoleRx,
@@ -185,6 +203,7 @@ impl Kind {
         Kind::Digest,
         Kind::Progress,
         Kind::Released,
+        Kind::BlockDone,
     ];
 
     /// The name that people write and read: `net-rx`.
@@ -201,6 +220,7 @@ impl Kind {
             Kind::Digest => "digest",
             Kind::Progress => "progress",
             Kind::Released => "released",
+            Kind::BlockDone => "block-done",
         }
     }
 }
@@ -220,6 +240,7 @@ impl Payload {
             Payload::Digest(_) => Kind::Digest,
             Payload::Progress => Kind::Progress,
             Payload::Released { .. } => Kind::Released,
+            Payload::BlockDone { .. } => Kind::BlockDone,
         }
     }
 
@@ -233,6 +254,7 @@ impl Payload {
                 | Payload::ConsoleRx { .. }
                 | Payload::Entropy { .. }
                 | Payload::Control(_)
+                | Payload::BlockDone { .. }
         )
     }
 

@@ -11,7 +11,7 @@ use crate::types::Life;
 
 /// The version of the machine as the guest sees it: devices, addresses, boot state and what a
 /// position counts. Nodes and logs of another version are refused.
-pub const MACHINE_MODEL_VERSION: u32 = 1;
+pub const MACHINE_MODEL_VERSION: u32 = 2;
 
 /// The longest name or text in a configuration, in bytes: a Linux command line is at most 2,048.
 pub const MAX_TEXT_BYTES: usize = 4096;
@@ -27,6 +27,17 @@ pub struct CpuIdentity {
     pub kind: String,
     /// A hash of the CPUID leaves that the guest sees.
     pub cpuid: u64,
+}
+
+/// The guest's disk before the first instruction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskIdentity {
+    /// Its size in sectors of 512 bytes.
+    pub sectors: u64,
+    /// Whether the guest can only read it.
+    pub read_only: bool,
+    /// A hash of what is on it.
+    pub content: [u8; 32],
 }
 
 /// What must be equal on both nodes.
@@ -48,6 +59,8 @@ pub struct Configuration {
     pub command_line: String,
     /// The network device's address.
     pub mac: [u8; 6],
+    /// The block device's disk, if there is one.
+    pub disk: Option<DiskIdentity>,
     /// The CPU.
     pub cpu: CpuIdentity,
 }
@@ -81,7 +94,7 @@ impl Configuration {
 
     /// Every compared setting with its value, as people read it.
     #[must_use]
-    pub fn rows(&self) -> [(&'static str, String); 11] {
+    pub fn rows(&self) -> [(&'static str, String); 12] {
         [
             ("machine model", self.machine_model.to_string()),
             ("VM name", self.vm.clone()),
@@ -93,6 +106,7 @@ impl Configuration {
             ("memory", format!("{} MiB", self.memory_mib)),
             ("command line", format!("{:?}", self.command_line)),
             ("MAC address", mac(self.mac)),
+            ("disk", self.disk.as_ref().map_or("none".to_owned(), disk)),
             ("CPU backend", self.cpu.backend.clone()),
             ("CPU model", self.cpu.model.clone()),
             ("kind of CPU", self.cpu.kind.clone()),
@@ -136,6 +150,16 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+fn disk(disk: &DiskIdentity) -> String {
+    let writable = if disk.read_only {
+        "read-only"
+    } else {
+        "writable"
+    };
+    let content = hex(&disk.content);
+    format!("{} sectors, {writable}, content {content}", disk.sectors)
+}
+
 fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
@@ -156,6 +180,11 @@ pub(crate) mod tests {
                 memory_mib: 64,
                 command_line: String::new(),
                 mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+                disk: Some(DiskIdentity {
+                    sectors: 2048,
+                    read_only: false,
+                    content: [2; 32],
+                }),
                 cpu: CpuIdentity {
                     backend: "kvm".to_owned(),
                     model: "Example CPU".to_owned(),
@@ -172,7 +201,7 @@ pub(crate) mod tests {
     fn det_4_every_setting_that_matters_is_compared() {
         let ours = example().configuration;
         type Change = fn(&mut Configuration);
-        let changes: [(&str, Change); 11] = [
+        let changes: [(&str, Change); 14] = [
             ("machine model", |c| c.machine_model += 1),
             ("VM name", |c| c.vm.push('x')),
             ("guest image", |c| c.image[31] ^= 1),
@@ -180,6 +209,9 @@ pub(crate) mod tests {
             ("memory", |c| c.memory_mib += 1),
             ("command line", |c| c.command_line.push('x')),
             ("MAC address", |c| c.mac[5] ^= 1),
+            ("disk", |c| c.disk = None),
+            ("disk", |c| c.disk.as_mut().unwrap().sectors += 1),
+            ("disk", |c| c.disk.as_mut().unwrap().content[0] ^= 1),
             ("CPU backend", |c| c.cpu.backend.push('x')),
             ("CPU model", |c| c.cpu.model.push('x')),
             ("kind of CPU", |c| c.cpu.kind.push('x')),

@@ -23,7 +23,7 @@ use crate::initial::{Configuration, Difference, InitialState};
 use crate::types::{EntryIndex, Incarnation, Life, Token};
 
 /// The version of these messages and of how they are exchanged.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The most entries in one batch.
 pub const MAX_BATCH_ENTRIES: usize = 16_384;

@@ -25,6 +25,7 @@ pub(crate) fn initial() -> InitialState {
             memory_mib: 64,
             command_line: String::new(),
             mac: [2, 0, 0, 0, 0, 1],
+            disk: None,
             cpu: CpuIdentity {
                 backend: "kvm".to_owned(),
                 model: "a CPU".to_owned(),

@@ -9,6 +9,7 @@ mod configuration;
     reason = "the end-to-end tests use the rest of it"
 )]
 mod harness;
+mod images;
 mod logs;
 mod operators;
 mod refusals;
@@ -88,7 +89,7 @@ fn fresh_dir(name: &str) -> PathBuf {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    let commands: [&[&str]; 25] = [
+    let commands: [&[&str]; 31] = [
         &["run"],
         &["backup"],
         &["gateway"],
@@ -97,6 +98,12 @@ fn every_command_has_help_with_an_example() {
         &["recover"],
         &["replay"],
         &["doctor"],
+        &["console"],
+        &["image"],
+        &["image", "build"],
+        &["image", "list"],
+        &["image", "show"],
+        &["image", "remove"],
         &["bench"],
         &["log"],
         &["log", "info"],

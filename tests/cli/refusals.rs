@@ -207,13 +207,22 @@ fn nodes_with_different_configurations_refuse_each_other() {
         return;
     }
     let world = World::new(1);
-    let mut primary = world.primary("node-a", &[]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = |name: &str, byte: u8| {
+        let path = dir.path().join(name);
+        fs::write(&path, [byte; 4096]).expect("written");
+        text(&path).to_owned()
+    };
+    let (first, equal, other) = (disk("a", 0), disk("b", 0), disk("c", 1));
+    let mut primary = world.primary("node-a", &["--disk", &first]);
     let address = primary.address();
-    let cases: [(&[&str], &str); 4] = [
-        (&["--memory", "128"], "memory"),
-        (&["--guest", "bench"], "guest"),
-        (&["--append", "other"], "command line"),
-        (&["--mac", "52:54:00:12:34:57"], "address"),
+    let cases: [(&[&str], &str); 6] = [
+        (&["--disk", &equal, "--memory", "128"], "memory"),
+        (&["--disk", &equal, "--guest", "bench"], "guest"),
+        (&["--disk", &equal, "--append", "other"], "command line"),
+        (&["--disk", &equal, "--mac", "52:54:00:12:34:57"], "address"),
+        (&["--disk", &other], "disk"),
+        (&[], "disk"),
     ];
     for (more, what) in cases {
         let mut backup = world.backup("node-b", address, more);
@@ -227,9 +236,15 @@ fn nodes_with_different_configurations_refuse_each_other() {
         assert!(!world.control("node-b").exists());
     }
     primary.wait_for_warning("was turned away");
-    let mut backup = world.backup("node-b", address, &[]);
+    let mut backup = world.backup("node-b", address, &["--disk", &equal]);
     backup.wait_for_state("PROTECTED");
     primary.wait_for_state("PROTECTED");
+    // ONE-3: a disk says whose it was, but for that of a node that was turned away.
+    let control = world.control("node-a");
+    ftvm(&["control", "--control", text(&control), "stop"]).exits(0);
+    assert!(primary.wait().success() && backup.wait().success());
+    let stamps = ["a", "b", "c"].map(|name| dir.path().join(format!("{name}.ftvm")).exists());
+    assert_eq!(stamps, [true, true, false]);
 }
 
 /// FAIL-4: without the arbiter a node holds, and says so; it can still be ended, and then nothing is

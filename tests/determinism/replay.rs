@@ -14,7 +14,8 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm::cpu::Cpu;
 use vmm::cpu::kvm::KvmCpu;
 use vmm::cpu::soft::SoftCpu;
-use vmm::determinism::{Inputs, Link, LogLink, Order, Report};
+use vmm::determinism::{DiskDone, Inputs, Link, LogLink, Order, Report};
+use vmm::devices::BlockRequest;
 use vmm::machine::{BootImages, Machine, MachineConfig, PowerOff, Stop, run};
 
 use super::kvm;
@@ -25,6 +26,7 @@ fn config() -> MachineConfig {
         mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
         rtc_epoch_s: 1_700_000_000,
         seed: [7; 32],
+        disk: None,
     }
 }
 
@@ -148,6 +150,18 @@ impl Link for Scripted {
 
     fn is_slowed(&self) -> bool {
         false
+    }
+
+    fn disk_request(&mut self, _request: BlockRequest) {
+        unreachable!("a machine without a disk");
+    }
+
+    fn disk_done(&mut self) -> Option<DiskDone> {
+        None
+    }
+
+    fn disk_wait(&mut self, _tag: u64) -> Option<DiskDone> {
+        None
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::entry::{Kind, MAX_CONSOLE_BYTES, MAX_ENTROPY_BYTES};
+use crate::entry::{BlockStatus, Kind, MAX_CONSOLE_BYTES, MAX_ENTROPY_BYTES};
 use crate::initial;
 use crate::message::Welcome;
 use crate::types::{Generation, Incarnation};
@@ -42,6 +42,10 @@ fn one_of_each() -> Vec<Entry> {
         Payload::Clock {
             now: VirtualTime(1_000_300),
         },
+        Payload::BlockDone {
+            tag: 300,
+            status: BlockStatus::IoError,
+        },
     ];
     payloads
         .into_iter()
@@ -59,14 +63,14 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn golden_bytes_of_format_version_1() {
+fn golden_bytes_of_format_version_2() {
     let mut bytes = Vec::new();
     encode_batch(&one_of_each(), &mut bytes);
     let golden = concat!(
         "fb2c01",
         "fc70110100",
         "fc40420f00",
-        "0b", // first index, position, time, count
+        "0c", // first index, position, time, count
         "0000",
         "00", // clock, at the base time
         "03",
@@ -89,6 +93,8 @@ fn golden_bytes_of_format_version_1() {
         "0906", // released
         "03",
         "00fb2c01", // clock, 300 ns later
+        "03",
+        "0afb2c0101", // block request 300: an error
     );
     assert_eq!(
         hex(&bytes),
@@ -279,6 +285,14 @@ fn payload() -> impl Strategy<Value = Payload> {
         (any::<u64>(), any::<Option<u64>>())
             .prop_map(|(machine, ram)| Payload::Digest(Digest { machine, ram })),
         Just(Payload::Progress),
+        (any::<u64>(), any::<bool>()).prop_map(|(tag, failed)| Payload::BlockDone {
+            tag,
+            status: if failed {
+                BlockStatus::IoError
+            } else {
+                BlockStatus::Ok
+            },
+        }),
         any::<u64>().prop_map(|seq| Payload::Released {
             through: OutputSeq(seq)
         }),

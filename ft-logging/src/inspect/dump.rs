@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use serde::Serialize;
 
 use super::{Timed, frame};
-use crate::entry::{Control, Kind, OutputDevice, Payload};
+use crate::entry::{BlockStatus, Control, Kind, OutputDevice, Payload};
 use crate::types::{EntryIndex, Position, VirtualTime};
 
 /// One entry, told.
@@ -112,6 +112,13 @@ pub(super) fn detail(payload: &Payload) -> String {
         },
         Payload::Progress => String::new(),
         Payload::Released { through } => format!("outputs up to {through}"),
+        Payload::BlockDone { tag, status } => {
+            let ended = match status {
+                BlockStatus::Ok => "done",
+                BlockStatus::IoError => "an I/O error",
+            };
+            format!("request {tag}, {ended}")
+        }
     }
 }
 

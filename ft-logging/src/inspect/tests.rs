@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::entry::{Control, Digest, Kind, OutputDevice, OutputMark};
+use crate::entry::{BlockStatus, Control, Digest, Kind, OutputDevice, OutputMark};
 use crate::store::tests::{SMALL, TOKEN, entries, log_start, segment_files, temp, write};
 use crate::store::{Discontinuity, Log, Options, Place, Writer};
 use crate::types::{EntryIndex, OutputSeq, Position, VirtualTime};
@@ -61,17 +61,17 @@ fn info_says_what_a_log_is_and_how_it_ends() {
     });
     write(dir.path(), &written, 4, SMALL);
     let report = info(&Log::open(dir.path()).expect("a log")).expect("info");
-    assert_eq!(report.format_version, 1);
+    assert_eq!(report.format_version, 2);
     assert_eq!(report.life, log_start().initial.life);
     assert_eq!(report.vm, "kv");
-    assert_eq!(report.configuration.len(), 11);
+    assert_eq!(report.configuration.len(), 12);
     assert_eq!(report.entries, 205);
     assert_eq!(
         (report.first, report.last),
         (Some(EntryIndex(1)), Some(off))
     );
     assert_eq!(report.end.position, Position(1_000));
-    assert_eq!(report.span_ns, 200_000);
+    assert_eq!(report.span_ns, 198_000);
     assert_eq!(report.segments.len(), segment_files(dir.path()).len());
     assert_eq!(report.segments[0].token, TOKEN);
     let on_disk = |path| fs::metadata(path).expect("a segment").len();
@@ -289,6 +289,13 @@ fn entries_are_told_in_a_line() {
         ),
         (Payload::Progress, ""),
         (released(6), "outputs up to 6"),
+        (
+            Payload::BlockDone {
+                tag: 9,
+                status: BlockStatus::IoError,
+            },
+            "request 9, an I/O error",
+        ),
     ];
     for (payload, expected) in cases {
         let timed = Timed {

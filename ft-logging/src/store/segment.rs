@@ -13,7 +13,7 @@ use crate::types::{EntryIndex, Token};
 
 /// The version of the format that `store` describes. A change of the format, or of the codec's, is
 /// the next version.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The longest header, in bytes: six texts of 4,096 bytes and some numbers fit well.
 pub const MAX_HEADER_BYTES: usize = 64 << 10;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::*;
-use crate::entry::{Control, Digest, Kind, OutputDevice, OutputMark};
+use crate::entry::{BlockStatus, Control, Digest, Kind, OutputDevice, OutputMark};
 use crate::initial;
 use crate::types::{Generation, Life, OutputSeq, Token};
 
@@ -52,7 +52,7 @@ pub(crate) fn entries(count: u64) -> Vec<Entry> {
                 Kind::Control => Payload::Control(Control::PowerButton),
                 Kind::Interrupt => Payload::Interrupt { vector: 0x20 },
                 Kind::Output => Payload::Output(OutputMark {
-                    seq: OutputSeq(i / 10 + 1),
+                    seq: OutputSeq(i / 11 + 1),
                     device: OutputDevice::Net,
                     len: 60,
                     crc: i as u32,
@@ -63,7 +63,11 @@ pub(crate) fn entries(count: u64) -> Vec<Entry> {
                 }),
                 Kind::Progress => Payload::Progress,
                 Kind::Released => Payload::Released {
-                    through: OutputSeq(i / 10 + 1),
+                    through: OutputSeq(i / 11 + 1),
+                },
+                Kind::BlockDone => Payload::BlockDone {
+                    tag: i,
+                    status: BlockStatus::Ok,
                 },
             };
             Entry {
@@ -124,21 +128,21 @@ fn a_log_without_an_entry_is_taken_away_when_it_is_closed() {
 }
 
 #[test]
-fn golden_header_of_format_version_1() {
+fn golden_header_of_format_version_2() {
     let dir = temp();
     write(dir.path(), &entries(1), 1, Options::default());
     let bytes = fs::read(dir.path().join("00000000000000000001.ftlog")).expect("the first segment");
     let golden = concat!(
         "6674766d2d6c6f67", // ftvm-log
-        "01000000",
-        "90000000",
-        "f154ce2e", // format version, length of the rest, checksum
+        "02000000",
+        "b5000000",
+        "97e96d53", // format version, length of the rest, checksum
         "01",
         "0100",
         "010000",             // segment number; token; first index, position, time
-        "fd6ed764d7a586c0c4", // configuration digest
+        "fd590b6f21f297c579", // configuration digest
         "07070707070707070707070707070707", // life
-        "01",
+        "02",
         "026b76",
         "026b76", // machine model, VM, guest
         "0101010101010101010101010101010101010101010101010101010101010101", // image
@@ -146,6 +150,8 @@ fn golden_header_of_format_version_1() {
         "40",
         "00",
         "525400123456", // no initrd, memory, command line, MAC
+        "01fb000800",   // a disk: sectors, writable, content
+        "0202020202020202020202020202020202020202020202020202020202020202",
         "036b766d",
         "0b4578616d706c6520435055",
         "086861726477617265",

@@ -52,6 +52,14 @@ pub struct Recipe {
     pub(super) disk: Option<DiskRecipe>,
 }
 
+impl Recipe {
+    /// Whether the image comes with a disk, of which each node needs a copy.
+    #[must_use]
+    pub fn has_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+}
+
 const fn script(path: &'static str, text: &'static str) -> OwnFile {
     OwnFile {
         path,

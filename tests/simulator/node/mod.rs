@@ -125,6 +125,7 @@ fn configuration() -> Configuration {
         memory_mib: 1,
         command_line: String::new(),
         mac: [2, 0, 0, 0, 0, 1],
+        disk: None,
         cpu: CpuIdentity {
             backend: "toy".to_owned(),
             model: "toy".to_owned(),

@@ -23,12 +23,16 @@ use crate::cpu::Backend;
 /// How long the second run's load lasts at most, in seconds.
 const SECOND_RUN_S: f64 = 4.0;
 
+/// The guests that are key-value servers.
+const SERVERS: [&str; 2] = ["kv", "redis"];
+
 /// Kill one half of a protected guest in mid-load, and check that nobody noticed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   ftvm demo                       kill the primary, twice: with the gateway's repeat and without
   ftvm demo --kill partition      cut the network between the nodes: exactly one goes on
+  ftvm demo --guest redis         Debian's kernel and redis-server, on a disk of each node's own
   ftvm demo --keep                leave the pair running, for redis-cli and a kill of your own
   ftvm demo --json | tail -1      the figures
 
@@ -55,7 +59,8 @@ pub(super) struct DemoArgs {
     /// Where clients reach the guest; 0 takes a free port.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     port: u16,
-    /// The embedded guest. The clients need a key-value server.
+    /// The guest: kv, which is embedded, or redis: Debian's kernel with the real one, an image that
+    /// is built first if it is not there.
     #[arg(long, value_name = "GUEST", default_value = "kv")]
     guest: String,
     /// The CPU that runs the guest.
@@ -157,6 +162,15 @@ impl Plan {
 
 /// `ftvm demo`.
 pub(super) fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        SERVERS.contains(&args.guest.as_str()),
+        "the guest {:?} is no key-value server, which the demo's clients need: choose one of {}",
+        args.guest,
+        SERVERS.join(", ")
+    );
+    if guest_images::linux::by_name(&args.guest).is_some() {
+        super::image::ensure_built(&args.guest)?;
+    }
     let default = if args.keep { Kill::None } else { Kill::Primary };
     let plan = Plan {
         kill: args.kill.unwrap_or(default),

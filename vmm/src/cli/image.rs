@@ -53,13 +53,22 @@ Examples:
         refresh: bool,
     },
     /// Which images there are, built or not.
+    #[command(after_help = "\
+Example:
+  ftvm image list --json | jq '.[] | select(.built) | .name'")]
     List,
-    /// What an image is made of.
+    /// What an image is made of; checks its files.
+    #[command(after_help = "\
+Example:
+  ftvm image show redis")]
     Show {
         /// Its name.
         name: String,
     },
     /// Remove an image.
+    #[command(after_help = "\
+Example:
+  ftvm image remove redis")]
     Remove {
         /// Its name.
         name: String,
@@ -161,6 +170,24 @@ pub(super) fn image(args: ImageArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the image called `name` unless there is one, with its progress on standard error.
+///
+/// # Errors
+///
+/// What a build ends with; another name.
+pub(super) fn ensure_built(name: &str) -> anyhow::Result<()> {
+    let cache = Cache::open(None)?;
+    if !matches!(cache.image(name), Err(ImageError::NotBuilt(_))) {
+        // What is there and of no use says so to whoever boots it.
+        return Ok(());
+    }
+    eprintln!("ftvm: the image {name} is not there yet: building it, once");
+    let name = name.to_owned();
+    let build =
+        move |cache: &Cache, job: &mut Job<'_>| cache.build(&name, &BuildOptions::default(), job);
+    working(build, cache).map(|_| ())
 }
 
 /// Runs `work` with its progress on standard error; Ctrl-C ends it in order.

@@ -7,11 +7,13 @@ mod amount;
 mod arbiter;
 mod bench;
 mod config;
+mod console;
 mod control;
 mod cpu;
 mod demo;
 mod doctor;
 mod gateway;
+mod guest;
 mod image;
 mod log;
 mod node;
@@ -61,6 +63,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Ask something of a running VM: pause, power button, failover, ...
     Control(control::ControlArgs),
+    /// The guest's serial console, here: attach, type, detach with Ctrl-].
+    Console(console::ConsoleArgs),
     /// Go on with a halted node after two failures: a person's decision.
     Recover(control::RecoverArgs),
     /// Look into a recorded log.
@@ -94,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Image(args) => image::image(args),
         Command::Status(args) => status::status(args),
         Command::Control(args) => control::control(args),
+        Command::Console(args) => console::console(args),
         Command::Recover(args) => control::recover(args),
         Command::Log(args) => log::log(args),
         Command::Demo(args) => demo::demo(args),

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use anyhow::Context as _;
 use clap::Args;
 use ft_logging::protocol::Timing;
 use ft_logging::store::Options;
@@ -16,8 +15,9 @@ use tokio::sync::mpsc;
 
 use super::amount::Keep;
 use super::cpu::CpuChoice;
+use super::guest::{Guest, GuestArgs};
 use super::output::json_line;
-use crate::machine::{BootImages, boot};
+use crate::cpu::Backend;
 use crate::node::{
     ConsoleSink, End, Fuse, LogConfig, NetLink, Node, NodeConfig, NodeState, Notice, RoleConfig,
 };
@@ -31,29 +31,11 @@ struct NodeArgs {
     /// The VM's name.
     #[arg(long, default_value = "kv")]
     name: VmName,
-    /// An embedded guest: kv, bench or noise.
-    #[arg(long, default_value = "kv", conflicts_with = "kernel")]
-    guest: String,
-    /// A kernel instead: a bzImage or an x86-64 ELF image.
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
-    /// The kernel's initial RAM disk.
-    #[arg(long, value_name = "FILE", requires = "kernel")]
-    initrd: Option<PathBuf>,
-    /// The kernel's or guest's command line.
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    append: String,
+    #[command(flatten)]
+    guest: GuestArgs,
     /// The CPU that runs the guest.
     #[arg(long, value_enum, value_name = "CPU", default_value_t)]
     cpu: CpuChoice,
-    /// RAM in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 64)]
-    memory: u32,
     /// The network device's address.
     #[arg(long, value_name = "ADDRESS", default_value = "52:54:00:12:34:56")]
     mac: Mac,
@@ -111,6 +93,10 @@ Examples:
   ftvm run --alone                           the kv guest, unprotected, its console here
   ftvm run --net gateway=127.0.0.1:7500      waits for `ftvm backup`, then runs protected
   ftvm run --alone --guest noise --log /tmp/log --append rounds=50
+  ftvm run --alone --guest redis --disk redis.img
+                                             Debian's kernel and redis; see `ftvm image`
+  ftvm run --alone --kernel vmlinuz --initrd initrd.gz --append 'console=ttyS0' --memory 512 \
+           --disk disk.img                   a kernel of your own, and what it wants
   ftvm run --config vm.toml --detect 200     flags win over the file, which may say
 
       name = \"kv\"
@@ -130,6 +116,10 @@ pub(super) struct RunArgs {
     /// Do not wait for a backup.
     #[arg(long)]
     alone: bool,
+    /// Start from this disk although its stamp says that there may be a newer one: a person's
+    /// decision.
+    #[arg(long, requires = "disk")]
+    accept_disk: bool,
 }
 
 /// Replay a running guest, and go on with it when its primary dies.
@@ -138,8 +128,10 @@ pub(super) struct RunArgs {
 Examples:
   ftvm backup --primary 127.0.0.1:7400 --net gateway=127.0.0.1:7500 --arbiter 127.0.0.1:7301
   ftvm backup --config vm.toml --primary 127.0.0.1:7400
+  ftvm backup --guest redis --disk other.img --primary 127.0.0.1:7400 --arbiter 127.0.0.1:7301
 
-Give the same --guest, --memory, --append and --mac as to `ftvm run`: the handshake compares them.")]
+Give the same --guest, --memory, --append and --mac as to `ftvm run`, and a disk of this node's own
+that equals the primary's: the handshake compares them.")]
 pub(super) struct BackupArgs {
     #[command(flatten)]
     node: NodeArgs,
@@ -197,50 +189,13 @@ impl FromStr for NetArg {
 }
 
 impl NodeArgs {
-    fn images(&self) -> anyhow::Result<BootImages> {
-        let read = |path: &PathBuf| {
-            std::fs::read(path).with_context(|| format!("reading {}", path.display()))
-        };
-        let (name, kernel) = match &self.kernel {
-            Some(path) => (path.display().to_string(), read(path)?.into()),
-            None => {
-                let guest = guest_images::by_name(&self.guest).with_context(|| {
-                    let names: Vec<&str> = guest_images::all().iter().map(|g| g.name).collect();
-                    format!(
-                        "there is no guest {:?}: choose one of {}, or --kernel FILE",
-                        self.guest,
-                        names.join(", ")
-                    )
-                })?;
-                (guest.name.to_owned(), guest.elf.into())
-            }
-        };
-        let initrd = self
-            .initrd
-            .as_ref()
-            .map(|path| read(path).map(Into::into))
-            .transpose()?;
-        Ok(BootImages {
-            name,
-            kernel,
-            initrd,
-            command_line: self.append.clone(),
-        })
-    }
-
     fn config(
         &self,
         role: RoleConfig,
         listen: SocketAddr,
         arbiter: Vec<String>,
+        guest: &Guest,
     ) -> anyhow::Result<NodeConfig> {
-        anyhow::ensure!(
-            boot::MEMORY_MIB.contains(&self.memory),
-            "{} MiB of memory: a machine has {} to {}",
-            self.memory,
-            boot::MEMORY_MIB.start(),
-            boot::MEMORY_MIB.end()
-        );
         let console = match self.console.as_str() {
             "-" if self.json => ConsoleSink::None,
             "-" => ConsoleSink::Stdout,
@@ -252,6 +207,13 @@ impl NodeArgs {
         } else {
             "backup"
         };
+        let cpu = self.cpu.choose(guest.embedded);
+        let unprotected = matches!(role, RoleConfig::Primary { alone: true });
+        anyhow::ensure!(
+            cpu == Backend::Soft || guest.embedded || unprotected,
+            "KVM cannot hide the time stamp counter from a guest that reads it, so a backup could \
+             not do the same again: choose --cpu soft, or run the guest unprotected, with --alone"
+        );
         let mut client = ClientConfig::new(arbiter);
         client.cluster = self.cluster;
         // A question is asked again by the protocol, which must not wait for long in between.
@@ -269,10 +231,11 @@ impl NodeArgs {
                 .clone()
                 .unwrap_or_else(|| format!("{}-{role_name}", host_name())),
             role,
-            images: self.images()?,
-            cpu: self.cpu.choose(self.kernel.is_none()),
-            memory_mib: self.memory,
+            images: guest.images.clone(),
+            cpu,
+            memory_mib: guest.memory_mib,
             mac: self.mac.0,
+            disk: guest.disk.clone(),
             arbiter: client,
             listen,
             net: self.net.0.clone(),
@@ -302,11 +265,15 @@ fn host_name() -> String {
 
 /// `ftvm run`.
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let guest = args.node.guest.open()?;
+    if let Some(disk) = guest.disk.as_ref().filter(|_| !args.accept_disk) {
+        disk.check_stamp()?;
+    }
     super::block_on(async {
         let role = RoleConfig::Primary { alone: args.alone };
         let mut config = args
             .node
-            .config(role, args.listen, args.node.arbiter.clone())?;
+            .config(role, args.listen, args.node.arbiter.clone(), &guest)?;
         if !args.node.arbiter.is_empty() {
             return drive(config, args.node.json).await;
         }
@@ -330,6 +297,7 @@ pub(super) fn backup(args: BackupArgs) -> anyhow::Result<ExitCode> {
         !args.node.arbiter.is_empty(),
         "a backup must know the arbiter: give --arbiter SERVERS, the same as to the primary"
     );
+    let guest = args.node.guest.open()?;
     super::block_on(async {
         loop {
             let role = RoleConfig::Backup {
@@ -337,7 +305,7 @@ pub(super) fn backup(args: BackupArgs) -> anyhow::Result<ExitCode> {
             };
             let config = args
                 .node
-                .config(role, args.listen, args.node.arbiter.clone())?;
+                .config(role, args.listen, args.node.arbiter.clone(), &guest)?;
             match drive(config, args.node.json).await? {
                 code if code == again() => {}
                 code => return Ok(code),

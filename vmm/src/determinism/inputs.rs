@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ft_logging::entry::{Control, Output};
+use ft_logging::entry::{BlockStatus, Control, Output};
 use ft_logging::message::Batch;
 use ft_logging::protocol::{Record, RequestId};
 use ft_logging::types::{EntryIndex, OutputSeq, Position};
@@ -11,6 +11,7 @@ use ft_logging::types::{EntryIndex, OutputSeq, Position};
 use super::live::Live;
 use super::replay::{Next, Replay};
 use crate::cpu::Cpu;
+use crate::devices::BlockRequest;
 use crate::machine::{Input, Machine, Moment, Source, Stop};
 
 /// How long the vCPU thread waits at most before it shows that it is alive (FAIL-1).
@@ -49,7 +50,18 @@ pub enum Report {
     },
 }
 
-/// The vCPU thread's end of the queues to the network side.
+/// What a disk says of a request that it is done with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskDone {
+    /// Which.
+    pub tag: u64,
+    /// How it ended here.
+    pub status: BlockStatus,
+    /// What was read.
+    pub data: Vec<u8>,
+}
+
+/// The vCPU thread's end of the queues to the network side, and to the guest's disk.
 pub trait Link {
     /// The next order; waits for at most `patience`.
     fn receive(&mut self, patience: Duration) -> Option<Order>;
@@ -62,6 +74,16 @@ pub trait Link {
 
     /// Whether replay is too far behind (LOG-5).
     fn is_slowed(&self) -> bool;
+
+    /// Hands a request to the guest's disk, which carries them out in this order.
+    fn disk_request(&mut self, request: BlockRequest);
+
+    /// The oldest request that the disk is done with and that was not yet asked for.
+    /// [`Link::receive`] returns when there is a new one.
+    fn disk_done(&mut self) -> Option<DiskDone>;
+
+    /// Waits until the disk is done with this request; `None` if the node goes away meanwhile.
+    fn disk_wait(&mut self, tag: u64) -> Option<DiskDone>;
 }
 
 /// A source of inputs over a [`Link`].
@@ -191,5 +213,9 @@ impl<C: Cpu, L: Link> Source<C> for Inputs<L> {
                 }
             };
         }
+    }
+
+    fn block_request(&mut self, request: BlockRequest) {
+        self.link.disk_request(request);
     }
 }

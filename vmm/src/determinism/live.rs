@@ -10,7 +10,7 @@ use ft_logging::protocol::{Record, RequestId};
 use ft_logging::types::{OutputSeq, Position, VirtualTime};
 
 use super::clock::VirtualClock;
-use super::inputs::{BEAT, Link, Order, Report};
+use super::inputs::{BEAT, DiskDone, Link, Order, Report};
 use crate::cpu::{Access, Cpu, Exit, Target};
 use crate::devices::{Board, PortAccess};
 use crate::machine::{Input, Machine, Moment, Stop};
@@ -44,6 +44,8 @@ pub(super) struct Live {
     frames: VecDeque<Vec<u8>>,
     console: VecDeque<u8>,
     controls: VecDeque<(Control, Option<RequestId>)>,
+    /// At most as many as requests are in flight.
+    disk: VecDeque<DiskDone>,
     stop: bool,
 
     /// The CPU has a time stamp counter, which goes on from the last `Clock`.
@@ -71,6 +73,7 @@ impl Live {
             frames: VecDeque::new(),
             console: VecDeque::new(),
             controls: VecDeque::new(),
+            disk: VecDeque::new(),
             stop: false,
             counts_time: false,
             clocked: None,
@@ -106,6 +109,9 @@ impl Live {
     fn take_orders(&mut self, link: &mut impl Link) {
         while let Some(order) = link.receive(Duration::ZERO) {
             self.take(order);
+        }
+        while let Some(done) = link.disk_done() {
+            self.disk.push_back(done);
         }
     }
 
@@ -211,8 +217,8 @@ impl Live {
             };
             if let Some(order) = link.receive(patience) {
                 self.take(order);
-                self.take_orders(link);
             }
+            self.take_orders(link);
             link.beat(moment.position);
         }
     }
@@ -247,6 +253,13 @@ impl Live {
                 },
             );
             return Some(Input::NetRx(frame));
+        }
+        while let Some(DiskDone { tag, status, data }) = self.disk.pop_front() {
+            // Of a request that the guest has forgotten, by a reset, nobody need hear.
+            if moment.board.block_in_flight(tag) {
+                self.record(position, Payload::BlockDone { tag, status });
+                return Some(Input::BlockDone { tag, status, data });
+            }
         }
         let room = moment
             .board

@@ -9,5 +9,5 @@ mod live;
 mod offline;
 mod replay;
 
-pub use inputs::{Inputs, Link, Order, Report};
+pub use inputs::{DiskDone, Inputs, Link, Order, Report};
 pub use offline::LogLink;

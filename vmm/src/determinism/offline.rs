@@ -2,18 +2,25 @@
 
 use std::time::Duration;
 
+use std::collections::VecDeque;
+
 use ft_logging::entry::Output;
 use ft_logging::message::Batch;
 use ft_logging::types::{OutputSeq, Position};
 
-use super::{Link, Order, Report};
+use super::{DiskDone, Link, Order, Report};
+use crate::devices::BlockRequest;
 
 /// Feeds batches from a log to a replaying machine and hands its outputs to `sink`.
-#[derive(Debug)]
 pub struct LogLink<B, F> {
     batches: B,
     sink: F,
+    disk: Option<Disk>,
+    done: VecDeque<DiskDone>,
 }
+
+/// Carries out a request to the disk, at once.
+type Disk = Box<dyn FnMut(BlockRequest) -> DiskDone>;
 
 impl<B, F> LogLink<B, F>
 where
@@ -22,7 +29,19 @@ where
 {
     /// Replays `batches`, to their end.
     pub fn new(batches: B, sink: F) -> Self {
-        LogLink { batches, sink }
+        LogLink {
+            batches,
+            sink,
+            disk: None,
+            done: VecDeque::new(),
+        }
+    }
+
+    /// Gives the machine a disk. A machine without one makes no requests.
+    #[must_use]
+    pub fn with_disk(mut self, disk: impl FnMut(BlockRequest) -> DiskDone + 'static) -> Self {
+        self.disk = Some(Box::new(disk));
+        self
     }
 }
 
@@ -47,5 +66,20 @@ where
 
     fn is_slowed(&self) -> bool {
         false
+    }
+
+    fn disk_request(&mut self, request: BlockRequest) {
+        let disk = self.disk.as_mut();
+        let disk = disk.expect("a machine with a disk is replayed with one");
+        self.done.push_back(disk(request));
+    }
+
+    fn disk_done(&mut self) -> Option<DiskDone> {
+        self.done.pop_front()
+    }
+
+    fn disk_wait(&mut self, tag: u64) -> Option<DiskDone> {
+        let at = self.done.iter().position(|done| done.tag == tag)?;
+        self.done.remove(at)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ft_logging::entry::{Entry, Output, Payload};
+use ft_logging::entry::{BlockStatus, Entry, Output, Payload};
 use ft_logging::types::{EntryIndex, OutputSeq, Position};
 
 use super::inputs::{BEAT, Link, Order, Report};
@@ -153,6 +153,19 @@ impl Replay {
             Payload::ConsoleRx { bytes } => Input::ConsoleRx(bytes),
             Payload::Entropy { bytes } => Input::Entropy(bytes),
             Payload::Control(control) => Input::Control(control),
+            Payload::BlockDone { tag, status } => {
+                if !moment.board.block_in_flight(tag) {
+                    let what = format!("the machine has made no request {tag} to its disk");
+                    return self.diverged(entry.index, what);
+                }
+                let done = link.disk_wait(tag).ok_or(Stop::Requested)?;
+                if (status, done.status) == (BlockStatus::Ok, BlockStatus::IoError) {
+                    let what = format!("request {tag} failed here, and was carried out there");
+                    return Err(Stop::Disk(what));
+                }
+                let data = done.data;
+                Input::BlockDone { tag, status, data }
+            }
             _ => unreachable!("an input"),
         };
         Ok(Next::Here(Some(input)))

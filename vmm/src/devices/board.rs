@@ -11,6 +11,7 @@
 //! Ports are bytes: a wider access is made of accesses to successive ports, from
 //! the lowest, as the ISA bus does it.
 
+use ft_logging::entry::BlockStatus;
 use serde::{Deserialize, Serialize};
 
 use super::GuestMemory;
@@ -22,6 +23,7 @@ use super::pit::Pit;
 use super::rtc::Rtc;
 use super::time::{MAX_TIME, VirtualTime, earlier};
 use super::uart::Uart;
+use super::virtio::block::{self, Block, BlockRequest, DiskShape};
 use super::virtio::mmio::VirtioMmio;
 use super::virtio::net::{MAX_FRAME_BYTES, MIN_FRAME_BYTES, Net, NetCounters, RX};
 use super::virtio::rng::{REQUESTS, Rng};
@@ -50,6 +52,8 @@ pub struct BoardConfig {
     pub rtc_epoch_s: u64,
     /// Size of the guest's RAM, for the CMOS.
     pub ram_bytes: u64,
+    /// The block device's disk; without one there is no block device.
+    pub disk: Option<DiskShape>,
 }
 
 /// How the machine ends.
@@ -72,6 +76,7 @@ pub struct Board {
     uart: Uart,
     net: VirtioMmio<Net>,
     rng: VirtioMmio<Rng>,
+    block: Option<VirtioMmio<Block>>,
     reset_control: u8,
     power: Option<PowerRequest>,
     outputs: Vec<Output>,
@@ -89,12 +94,28 @@ impl Board {
             uart: Uart::new(),
             net: VirtioMmio::new(Net::new(config.mac)),
             rng: VirtioMmio::new(Rng::new()),
+            block: config.disk.map(|disk| VirtioMmio::new(Block::new(disk, 0))),
             reset_control: 0,
             power: None,
             outputs: Vec::new(),
         };
         board.sync_lines();
         board
+    }
+
+    /// The machine is reset: everything is as if just switched on, except that time goes on, and
+    /// that no number of a request to the disk is used again.
+    pub fn reset(&mut self, config: BoardConfig) {
+        let last_tag = self
+            .block
+            .as_ref()
+            .map_or(0, |block| block.device().last_tag());
+        let now = self.time;
+        *self = Self::new(config);
+        self.block = config
+            .disk
+            .map(|disk| VirtioMmio::new(Block::new(disk, last_tag)));
+        self.set_time(now);
     }
 
     /// The time that the last [`Self::set_time`] brought.
@@ -184,6 +205,9 @@ impl Board {
     /// ones.
     pub fn mmio_read(&mut self, addr: u64, size: u8) -> u64 {
         match slot_of(addr) {
+            Some((SLOT_BLOCK, offset)) if let Some(block) = &self.block => {
+                block.read(offset, size.min(8))
+            }
             Some((SLOT_NET, offset)) => self.net.read(offset, size.min(8)),
             Some((SLOT_RNG, offset)) => self.rng.read(offset, size.min(8)),
             _ => u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8))),
@@ -196,6 +220,9 @@ impl Board {
         match slot_of(addr) {
             Some((SLOT_NET, at)) => self.net.write(at, size, value, mem, &mut self.outputs),
             Some((SLOT_RNG, at)) => self.rng.write(at, size, value, mem, &mut self.outputs),
+            Some((SLOT_BLOCK, at)) if let Some(block) = &mut self.block => {
+                block.write(at, size, value, mem, &mut self.outputs);
+            }
             _ => return,
         }
         self.sync_lines();
@@ -299,6 +326,40 @@ impl Board {
         self.rng.device().wanted()
     }
 
+    /// Requests for the disk since the last call, in the order in which they are to be carried out.
+    /// To be taken after every access and input, as outputs are.
+    pub fn take_block_requests(&mut self) -> Vec<BlockRequest> {
+        match &mut self.block {
+            Some(block) => block.device_mut().take_requests(),
+            None => Vec::new(),
+        }
+    }
+
+    /// The next call of [`Self::take_block_requests`] returns everything in flight: for a restored
+    /// machine, whose disk has seen none of it. To carry a request out once more changes nothing,
+    /// since those in flight are the last ones and keep their order.
+    pub fn issue_block_requests_again(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.device_mut().issue_again();
+        }
+    }
+
+    /// Whether this request waits for [`Self::block_done`].
+    pub fn block_in_flight(&self, tag: u64) -> bool {
+        let block = self.block.as_ref();
+        block.is_some_and(|block| block.device().is_in_flight(tag))
+    }
+
+    /// The disk is done with a request; `data` is what it read.
+    pub fn block_done(&mut self, tag: u64, status: BlockStatus, data: &[u8], mem: &GuestMemory) {
+        if let Some(block) = &mut self.block {
+            block.act(block::REQUESTS, |device, queues| {
+                device.complete(tag, status, data, queues, mem)
+            });
+        }
+        self.sync_lines();
+    }
+
     /// Somebody presses the power button.
     pub fn press_power_button(&mut self) {
         self.acpi.press_power_button();
@@ -339,6 +400,10 @@ impl Board {
                 | line(IRQ_UART, self.uart.line())
                 | line(virtio_irq(SLOT_NET), self.net.line())
                 | line(virtio_irq(SLOT_RNG), self.rng.line())
+                | line(
+                    virtio_irq(SLOT_BLOCK),
+                    self.block.as_ref().is_some_and(VirtioMmio::line),
+                )
                 | line(IRQ_RTC, self.rtc.line())
                 | line(IRQ_SCI, self.acpi.line()),
         );

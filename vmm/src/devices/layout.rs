@@ -27,7 +27,7 @@
 //! | --- | --- |
 //! | 0 | net |
 //! | 1 | rng |
-//! | 2 | kept for block; reads all ones |
+//! | 2 | block; without a disk it reads all ones |
 //!
 //! Every other port and address reads all ones and swallows writes.
 //!
@@ -87,13 +87,13 @@ pub const IRQ_SCI: u8 = 9;
 pub const VIRTIO_BASE: u64 = 0xFEB0_0000;
 /// Distance of two slots and size of each: registers, then configuration space.
 pub const VIRTIO_STRIDE: u64 = 0x200;
-/// How many slots the machine has, used or kept for later.
+/// How many slots the machine has.
 pub const VIRTIO_SLOTS: u64 = 3;
 /// Slot of the network device.
 pub const SLOT_NET: u64 = 0;
 /// Slot of the entropy device.
 pub const SLOT_RNG: u64 = 1;
-/// Slot kept for the block device.
+/// Slot of the block device, if the machine has a disk.
 pub const SLOT_BLOCK: u64 = 2;
 
 /// RAM below 4 GiB ends here at the latest; what is more lies from 4 GiB on.

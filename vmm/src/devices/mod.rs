@@ -39,6 +39,9 @@ pub use board::{
 pub use output::Output;
 pub use time::{MAX_TIME, VirtualTime};
 pub use uart::{CONSOLE_LINE_BYTES, GATHER_BYTES, GATHER_NS};
+pub use virtio::block::{
+    BlockOperation, BlockRequest, DiskShape, MAX_IN_FLIGHT, MAX_REQUEST_BYTES, SECTOR_BYTES,
+};
 pub use virtio::net::{MAX_FRAME_BYTES, MIN_FRAME_BYTES, MTU, NetCounters};
 pub use virtio::rng::MAX_ENTROPY_BYTES;
 

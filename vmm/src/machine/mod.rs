@@ -11,13 +11,13 @@ mod shutdown;
 mod state;
 
 use ft_logging::codec;
-use ft_logging::entry::{Control, Digest, Output, OutputDevice};
+use ft_logging::entry::{BlockStatus, Control, Digest, Output, OutputDevice};
 use ft_logging::initial::InitialState;
 use ft_logging::types::{OutputSeq, Position, VirtualTime};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::cpu::{Access, Cpu, CpuError, Exit, Target};
-use crate::devices::{Board, BoardConfig, PowerRequest, layout};
+use crate::devices::{Board, BoardConfig, DiskShape, PowerRequest, layout};
 use crate::sys::vm::{GuestMemory, allocate_ram};
 
 pub use boot::{BootError, BootImages};
@@ -36,6 +36,15 @@ pub enum Input {
     ConsoleRx(Vec<u8>),
     /// Random bytes for the guest's request.
     Entropy(Vec<u8>),
+    /// A request to the disk is done.
+    BlockDone {
+        /// Which.
+        tag: u64,
+        /// What the guest is told.
+        status: BlockStatus,
+        /// What was read.
+        data: Vec<u8>,
+    },
     /// An operator's command.
     Control(Control),
 }
@@ -62,6 +71,8 @@ pub struct MachineConfig {
     pub rtc_epoch_s: u64,
     /// The random seed that the boot loader gives to a Linux guest.
     pub seed: [u8; 32],
+    /// The guest's disk, if it has one.
+    pub disk: Option<DiskShape>,
 }
 
 impl MachineConfig {
@@ -73,12 +84,20 @@ impl MachineConfig {
             mac: initial.configuration.mac,
             rtc_epoch_s: initial.rtc_epoch_s,
             seed: initial.seed,
+            disk: initial.configuration.disk.as_ref().map(|disk| DiskShape {
+                sectors: disk.sectors,
+                read_only: disk.read_only,
+            }),
         }
     }
 
     /// The virtio-mmio slots with a device.
     fn slots(&self) -> Vec<u64> {
-        vec![layout::SLOT_NET, layout::SLOT_RNG]
+        let block = self.disk.map(|_| layout::SLOT_BLOCK);
+        [layout::SLOT_NET, layout::SLOT_RNG]
+            .into_iter()
+            .chain(block)
+            .collect()
     }
 }
 
@@ -254,6 +273,9 @@ impl<C: Cpu> Machine<C> {
             }
             Input::ConsoleRx(bytes) => self.board.console_receive(&bytes),
             Input::Entropy(bytes) => self.board.entropy(&bytes, &self.ram),
+            Input::BlockDone { tag, status, data } => {
+                self.board.block_done(tag, status, &data, &self.ram);
+            }
             Input::Control(Control::Pause) => self.paused = true,
             Input::Control(Control::Resume) => self.paused = false,
             Input::Control(Control::PowerButton) => self.board.press_power_button(),
@@ -357,8 +379,7 @@ impl<C: Cpu> Machine<C> {
         let position = self.cpu.position();
         self.cpu.restore(&first, position)?;
         self.cpu.set_time(now);
-        self.board = Board::new(board_config(&self.config));
-        self.board.set_time(now);
+        self.board.reset(board_config(&self.config));
         self.halted = false;
         Ok(())
     }
@@ -369,5 +390,6 @@ fn board_config(config: &MachineConfig) -> BoardConfig {
         mac: config.mac,
         rtc_epoch_s: config.rtc_epoch_s,
         ram_bytes: u64::from(config.memory_mib) << 20,
+        disk: config.disk,
     }
 }

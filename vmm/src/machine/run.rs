@@ -6,7 +6,7 @@ use ft_logging::types::{OutputSeq, Position};
 
 use super::{Input, Machine, PowerOff};
 use crate::cpu::{Cpu, CpuError, Exit};
-use crate::devices::Board;
+use crate::devices::{BlockRequest, Board};
 use crate::sys::vm::GuestMemory;
 
 /// Where a machine stands while its source decides.
@@ -62,6 +62,10 @@ pub trait Source<C> {
     ///
     /// [`Stop::Diverged`] if the log says otherwise.
     fn output(&mut self, moment: Moment<'_>, seq: OutputSeq, output: Output) -> Result<(), Stop>;
+
+    /// The machine wants something of its disk. Requests are carried out in the order of these
+    /// calls, live and in replay.
+    fn block_request(&mut self, request: BlockRequest);
 }
 
 /// Why a run has ended.
@@ -84,6 +88,9 @@ pub enum Stop {
         /// What differed.
         what: String,
     },
+    /// This host's disk failed in what the log says was done.
+    #[error("this node's disk failed: {0}")]
+    Disk(String),
     /// The host cannot run the guest any further.
     #[error(transparent)]
     Cpu(#[from] CpuError),
@@ -125,6 +132,9 @@ fn step<C: Cpu>(machine: &mut Machine<C>, source: &mut impl Source<C>) -> Result
     }
     for (seq, output) in machine.take_outputs() {
         source.output(machine.moment(None), seq, output)?;
+    }
+    for request in machine.board.take_block_requests() {
+        source.block_request(request);
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::devices::{Board, BoardState};
 use crate::sys::vm::PAGE_BYTES;
 
 /// The version of [`MachineState`].
-const MACHINE_STATE_VERSION: u32 = 1;
+const MACHINE_STATE_VERSION: u32 = 2;
 
 /// A machine at a position.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,6 +106,7 @@ impl<C: Cpu> Machine<C> {
         }
         self.board = Board::restore(board_config(&self.config), state.board.clone())
             .map_err(|error| StateError::Shape(error.to_string()))?;
+        self.board.issue_block_requests_again();
         self.cpu.restore(&state.cpu, state.position)?;
         self.outputs = state.outputs;
         self.halted = state.halted;

@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ft_logging::protocol::{Halt, Timing};
 use ft_logging::types::Token;
 use test_and_set::ClientConfig;
 use test_and_set::types::VmName;
 
+use super::disk::DiskImage;
 use super::failpoint::Fuse;
 use super::recorder::LogConfig;
 use super::{ConsoleSink, NetLink, NodeState};
@@ -46,6 +48,8 @@ pub struct NodeConfig {
     pub memory_mib: u32,
     /// The network device's address.
     pub mac: [u8; 6],
+    /// The guest's disk, if it has one.
+    pub disk: Option<Arc<DiskImage>>,
     /// The arbiter.
     pub arbiter: ClientConfig,
     /// Where the peer connects to, or probes.

@@ -1,15 +1,18 @@
-//! The local control socket: one JSON request a line, one JSON answer a line.
+//! The local control socket: one JSON request a line, one JSON answer a line. After an answered
+//! `attach` the connection is the guest's console instead: bytes, both ways.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ft_logging::entry::Control;
+use ft_logging::entry::{Control, MAX_CONSOLE_BYTES};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use super::console::ConsoleHub;
 use super::{Event, NodeStatus};
 
 /// The longest request or answer, in bytes.
@@ -34,6 +37,8 @@ pub enum ControlRequest {
         /// What.
         text: String,
     },
+    /// Turns this connection into the guest's console.
+    Attach,
     /// End the VM (FAIL-10).
     Stop,
     /// Let the backup take over (FAIL-10).
@@ -113,6 +118,29 @@ pub async fn request(
     path: &Path,
     request: &ControlRequest,
 ) -> Result<ControlResponse, ControlError> {
+    exchange(path, request).await.map(|(answer, ..)| answer)
+}
+
+/// The guest's console: what it says, and where to type.
+pub type AttachedConsole = (BufReader<OwnedReadHalf>, OwnedWriteHalf);
+
+/// Attaches to the console of the node that listens on `path`; the node's words if it refuses.
+///
+/// # Errors
+///
+/// [`ControlError`].
+pub async fn attach(path: &Path) -> Result<Result<AttachedConsole, String>, ControlError> {
+    match exchange(path, &ControlRequest::Attach).await? {
+        (ControlResponse::Done, reader, writer) => Ok(Ok((reader, writer))),
+        (ControlResponse::Refused { why }, ..) => Ok(Err(why)),
+        (ControlResponse::Status(_), ..) => Err(ControlError::Answer(path.to_owned())),
+    }
+}
+
+async fn exchange(
+    path: &Path,
+    request: &ControlRequest,
+) -> Result<(ControlResponse, BufReader<OwnedReadHalf>, OwnedWriteHalf), ControlError> {
     let io = |source| ControlError::Io {
         path: path.to_owned(),
         source,
@@ -131,16 +159,20 @@ pub async fn request(
         line.push('\n');
         writer.write_all(line.as_bytes()).await?;
         let mut answer = String::new();
-        BufReader::new(reader.take(MAX_LINE_BYTES))
+        let mut reader = BufReader::new(reader);
+        (&mut reader)
+            .take(MAX_LINE_BYTES)
             .read_line(&mut answer)
             .await?;
-        Ok(answer)
+        Ok((answer, reader, writer))
     };
-    let answer = tokio::time::timeout(ANSWER_PATIENCE, exchange)
+    let (answer, reader, writer) = tokio::time::timeout(ANSWER_PATIENCE, exchange)
         .await
         .map_err(|_| io(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")))?
         .map_err(io)?;
-    serde_json::from_str(&answer).map_err(|_| ControlError::Answer(path.to_owned()))
+    let answer =
+        serde_json::from_str(&answer).map_err(|_| ControlError::Answer(path.to_owned()))?;
+    Ok((answer, reader, writer))
 }
 
 /// A bound control socket; the file goes away with it.
@@ -159,7 +191,11 @@ impl Drop for ControlSocket {
 
 impl ControlSocket {
     /// Listens on `path`. A socket that a dead node left behind is replaced.
-    pub(super) async fn bind(path: &Path, events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
+    pub(super) async fn bind(
+        path: &Path,
+        events: mpsc::Sender<Event>,
+        console: ConsoleHub,
+    ) -> anyhow::Result<Self> {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).map_err(|error| {
                 anyhow::anyhow!(
@@ -184,7 +220,7 @@ impl ControlSocket {
         })?;
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, events.clone()));
+                tokio::spawn(serve(stream, events.clone(), console.clone()));
             }
         });
         Ok(ControlSocket {
@@ -194,12 +230,14 @@ impl ControlSocket {
     }
 }
 
-async fn serve(stream: UnixStream, events: mpsc::Sender<Event>) {
+async fn serve(stream: UnixStream, events: mpsc::Sender<Event>, console: ConsoleHub) {
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader.take(MAX_LINE_BYTES)).lines();
     while let Ok(Some(line)) = lines.next_line().await {
+        let mut attaches = false;
         let response = match serde_json::from_str(&line) {
             Ok(request) => {
+                attaches = request == ControlRequest::Attach;
                 let (answer, answered) = oneshot::channel();
                 if events.send(Event::Control(request, answer)).await.is_err() {
                     return;
@@ -216,6 +254,38 @@ async fn serve(stream: UnixStream, events: mpsc::Sender<Event>) {
         line.push('\n');
         if writer.write_all(line.as_bytes()).await.is_err() {
             return;
+        }
+        if attaches && response == ControlResponse::Done {
+            // Nothing was typed before the answer came, so the lines hold back no bytes.
+            let reader = lines.into_inner().into_inner().into_inner();
+            return serve_console(reader, writer, events, &console).await;
+        }
+    }
+}
+
+/// Carries bytes between the guest's console and somebody who is attached to it.
+async fn serve_console(
+    mut reader: OwnedReadHalf,
+    mut writer: OwnedWriteHalf,
+    events: mpsc::Sender<Event>,
+    console: &ConsoleHub,
+) {
+    let mut said = console.attach();
+    let mut typed = vec![0; MAX_CONSOLE_BYTES];
+    loop {
+        tokio::select! {
+            bytes = said.recv() => match bytes {
+                Some(bytes) if writer.write_all(&bytes).await.is_ok() => {}
+                _ => return,
+            },
+            read = reader.read(&mut typed) => match read {
+                Ok(len @ 1..) => {
+                    if events.send(Event::Typed(typed[..len].to_vec())).await.is_err() {
+                        return;
+                    }
+                }
+                _ => return,
+            },
         }
     }
 }

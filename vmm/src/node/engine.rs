@@ -5,6 +5,7 @@
 
 mod effects;
 mod operators;
+mod stamping;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,8 +21,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use self::stamping::Stamping;
 use super::arbiter::Arbiter;
 use super::config::{End, NodeConfig, Notice, RoleConfig};
+use super::console::ConsoleHub;
 use super::control::ControlSocket;
 use super::peer::{self, Peer, PeerError};
 use super::recorder::Recorder;
@@ -32,7 +35,7 @@ use super::status::Stats;
 use super::vcpu::{FromVcpu, Start, Vcpu};
 use super::world::World;
 use super::{ControlResponse, Event};
-use crate::determinism::Report;
+use crate::determinism::{Order, Report};
 use crate::machine::Stop;
 
 /// Events that wait for the loop.
@@ -72,6 +75,8 @@ pub struct Node {
     pub(super) world: Option<World>,
     pub(super) recorder: Option<Recorder>,
     pub(super) arbiter: Arbiter,
+    /// Those who are attached to the guest's console.
+    pub(super) readers: ConsoleHub,
     pub(super) _control: ControlSocket,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) inbox: mpsc::Receiver<Event>,
@@ -80,6 +85,7 @@ pub struct Node {
     pub(super) last_request: u64,
     pub(super) enders: Vec<oneshot::Sender<ControlResponse>>,
     pub(super) end: Option<End>,
+    stamping: Stamping,
     pub(super) stats: Stats,
 }
 
@@ -97,7 +103,8 @@ impl Node {
         let listener = peer::bind(config.listen)?;
         let listen = listener.local_addr()?;
         let (events, inbox) = mpsc::channel(EVENTS);
-        let control = ControlSocket::bind(&config.control, events.clone()).await?;
+        let readers = ConsoleHub::default();
+        let control = ControlSocket::bind(&config.control, events.clone(), readers.clone()).await?;
         let me = Incarnation(random()?);
         anyhow::ensure!(
             member(me, &config.node, &listen.to_string()).is_some(),
@@ -121,7 +128,8 @@ impl Node {
                 life = Some(initial.life);
                 recorder = create_recorder(&config, &initial, &events)?;
                 let (thread, from_thread) = spawn_vcpu(&config, Start::Live, &initial);
-                world = Some(open_world(&config, me, initial.life, &thread, &events).await?);
+                world =
+                    Some(open_world(&config, me, initial.life, &thread, &readers, &events).await?);
                 (vcpu, reports) = (Some(thread), Some(from_thread));
                 let mut primary = Primary::new(
                     now,
@@ -168,6 +176,7 @@ impl Node {
             world,
             recorder,
             arbiter,
+            readers,
             _control: control,
             events,
             inbox,
@@ -176,6 +185,7 @@ impl Node {
             last_request: 0,
             enders: Vec::new(),
             end: None,
+            stamping: Stamping::default(),
             stats: Stats::new(started),
         })
     }
@@ -330,7 +340,7 @@ impl Node {
             (Role::Primary(primary), FromVcpu::Built(digest)) => primary.handle_built(now, digest),
             (Role::Backup(backup), FromVcpu::Built(digest)) => backup.handle_built(now, digest),
             (_, FromVcpu::NotBuilt(why)) => anyhow::bail!("{why}"),
-            (_, FromVcpu::ShutDown(report)) => self.warn(report.to_string()),
+            (_, FromVcpu::Warning(what)) => self.warn(what),
             (Role::Primary(primary), FromVcpu::Report(Report::Records(records))) => {
                 primary.handle_records(now, records);
             }
@@ -394,6 +404,11 @@ impl Node {
                 ));
             }
             Event::Warning(warning) => self.warn(warning),
+            Event::Typed(bytes) => {
+                if let (Role::Primary(_), Some(vcpu)) = (&self.role, &self.vcpu) {
+                    vcpu.order(Order::Console(bytes));
+                }
+            }
             Event::Control(request, answer) => self.handle_control(now, request, answer),
         }
     }
@@ -439,6 +454,10 @@ impl Node {
         match &mut self.role {
             Role::Primary(primary) => primary.handle_answer(now, answer),
             Role::Backup(backup) => backup.handle_answer(now, answer),
+        }
+        // A primary that goes on alone has won without a word to its machine.
+        if self.token().won {
+            self.stamp_disk();
         }
     }
 

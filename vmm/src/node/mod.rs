@@ -9,7 +9,9 @@
 
 mod arbiter;
 mod config;
+mod console;
 mod control;
+mod disk;
 mod engine;
 mod failpoint;
 mod halted;
@@ -25,7 +27,10 @@ use ft_logging::protocol::{Answer, Probe};
 use ft_logging::types::{OutputSeq, Token};
 
 pub use config::{End, NodeConfig, Notice, RoleConfig};
-pub use control::{ControlError, ControlRequest, ControlResponse, MachineCommand, request};
+pub use control::{
+    AttachedConsole, ControlError, ControlRequest, ControlResponse, MachineCommand, attach, request,
+};
+pub use disk::{DiskError, DiskImage, Overlay};
 pub use engine::Node;
 pub use failpoint::{Failpoint, Fuse};
 pub use peer::bind;
@@ -50,6 +55,8 @@ enum Event {
     Fenced(Token),
     /// Something that a person should know.
     Warning(String),
+    /// Somebody attached to the console has typed this.
+    Typed(Vec<u8>),
     /// An operator asks.
     Control(
         ControlRequest,

@@ -241,6 +241,7 @@ mod tests {
                 memory_mib: 64,
                 command_line: String::new(),
                 mac: [2; 6],
+                disk: None,
                 cpu: CpuIdentity {
                     backend: text("kvm"),
                     model: text("a CPU"),

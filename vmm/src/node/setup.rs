@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::config::NodeConfig;
+use super::console::ConsoleHub;
 use super::recorder::Recorder;
 use super::vcpu::{FromVcpu, Start, Vcpu};
 use super::world::{Speaker, World};
@@ -61,6 +62,10 @@ pub(super) fn configuration(config: &NodeConfig) -> anyhow::Result<Configuration
         memory_mib: config.memory_mib,
         command_line: images.command_line.clone(),
         mac: config.mac,
+        disk: match &config.disk {
+            Some(disk) => Some(disk.identity()?),
+            None => None,
+        },
         cpu,
     })
 }
@@ -73,12 +78,13 @@ pub(super) fn spawn_vcpu(
 ) -> (Vcpu, mpsc::Receiver<FromVcpu>) {
     let images = config.images.clone();
     let machine = MachineConfig::of(initial);
+    let disk = config.disk.clone();
     match config.cpu {
-        Backend::Kvm => Vcpu::spawn(start, move || {
+        Backend::Kvm => Vcpu::spawn(start, disk, move || {
             let kvm = host::open().map_err(|error| CpuError::Unsupported(error.to_string()))?;
             Machine::build(machine, images, |ram| KvmCpu::new(&kvm, ram))
         }),
-        Backend::Soft => Vcpu::spawn(start, move || {
+        Backend::Soft => Vcpu::spawn(start, disk, move || {
             Machine::build(machine, images, |ram| Ok(SoftCpu::new(ram)))
         }),
     }
@@ -90,6 +96,7 @@ pub(super) async fn open_world(
     incarnation: Incarnation,
     life: Life,
     vcpu: &Vcpu,
+    readers: &ConsoleHub,
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<World> {
     let speaker = Speaker {
@@ -100,7 +107,7 @@ pub(super) async fn open_world(
     };
     let (net, console) = (config.net.clone(), config.console.clone());
     let (vcpu, events, fuse) = (vcpu.clone(), events.clone(), config.fuse.clone());
-    World::open(net, console, speaker, vcpu, events, fuse).await
+    World::open(net, console, readers.clone(), speaker, vcpu, events, fuse).await
 }
 
 /// Begins the log on disk, if one is wanted.

@@ -6,6 +6,8 @@
 //!               ◀────────────────────────────────────
 //!                 reports: records, what was replayed (bounded: full pauses the guest, LOG-4)
 //! ```
+//!
+//! The guest's disk, if it has one, has a thread of its own ([`DiskThread`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,8 +19,10 @@ use ft_logging::entry::Digest;
 use ft_logging::types::Position;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::disk::{DiskImage, DiskThread};
 use crate::cpu::Cpu;
-use crate::determinism::{Inputs, Link, Order, Report};
+use crate::determinism::{DiskDone, Inputs, Link, Order, Report};
+use crate::devices::BlockRequest;
 use crate::machine::{BuildError, Machine, PowerOff, Shutdown, Stop, run};
 use crate::sys::kick::Kicker;
 
@@ -31,6 +35,9 @@ const MAX_FRAMES_UNDER_WAY: usize = 4096;
 /// How long the thread naps while its queue is full.
 const FULL_NAP: Duration = Duration::from_micros(200);
 
+/// How often the thread shows that it is alive while it waits for the disk.
+const DISK_BEAT: Duration = Duration::from_millis(20);
+
 /// What comes out of the vCPU thread.
 #[derive(Debug)]
 pub(super) enum FromVcpu {
@@ -40,8 +47,8 @@ pub(super) enum FromVcpu {
     NotBuilt(String),
     /// What the machine does.
     Report(Report),
-    /// A triple fault has switched it off.
-    ShutDown(Box<Shutdown>),
+    /// Something that a person should know.
+    Warning(String),
     /// It stands still.
     Ended(Stop),
 }
@@ -69,7 +76,8 @@ pub(super) enum Start {
 /// A handle to the vCPU thread.
 #[derive(Clone, Debug)]
 pub(super) struct Vcpu {
-    orders: mpsc::Sender<ToThread>,
+    /// Shared, so that the disk's thread can wake the vCPU's and not keep it alive.
+    orders: Arc<mpsc::Sender<ToThread>>,
     shared: Arc<Shared>,
     kicker: Arc<std::sync::OnceLock<Kicker>>,
     seen_beats: u64,
@@ -79,16 +87,35 @@ pub(super) struct Vcpu {
 enum ToThread {
     Order(Order),
     Run,
+    /// The disk is done with something.
+    Disk,
 }
 
 impl Vcpu {
     /// Starts the thread, which builds its machine by `build`.
     pub(super) fn spawn<C: Cpu + 'static>(
         start: Start,
+        disk: Option<Arc<DiskImage>>,
         build: impl FnOnce() -> Result<Machine<C>, BuildError> + Send + 'static,
     ) -> (Self, tokio::sync::mpsc::Receiver<FromVcpu>) {
         let (orders, inbox) = mpsc::channel();
+        let orders = Arc::new(orders);
         let (outbox, reports) = tokio::sync::mpsc::channel(REPORTS);
+        let disk = disk.map(|image| {
+            let (vcpu, node) = (Arc::downgrade(&orders), outbox.downgrade());
+            let wake = move || {
+                if let Some(vcpu) = vcpu.upgrade() {
+                    let _ = vcpu.send(ToThread::Disk);
+                }
+            };
+            let tell = move |what| {
+                if let Some(node) = node.upgrade() {
+                    // The disk does not wait for the node's loop; it has few words.
+                    let _ = node.try_send(FromVcpu::Warning(what));
+                }
+            };
+            DiskThread::spawn(image, wake, tell)
+        });
         let shared = Arc::new(Shared::default());
         let kicker = Arc::new(std::sync::OnceLock::new());
         let vcpu = Vcpu {
@@ -101,6 +128,7 @@ impl Vcpu {
             inbox,
             outbox,
             shared,
+            disk,
         };
         thread::Builder::new()
             .name("vcpu".to_owned())
@@ -202,7 +230,7 @@ fn vcpu_thread<C: Cpu>(
         if matches!(stop, Stop::Off(PowerOff::TripleFault))
             && let Some(shutdown) = Shutdown::of(&mut machine)
         {
-            tell(FromVcpu::ShutDown(Box::new(shutdown)));
+            tell(FromVcpu::Warning(shutdown.to_string()));
         }
         if !tell(FromVcpu::Ended(stop)) || !source.link().wait_for_run() {
             return;
@@ -216,6 +244,7 @@ struct ThreadLink {
     inbox: mpsc::Receiver<ToThread>,
     outbox: tokio::sync::mpsc::Sender<FromVcpu>,
     shared: Arc<Shared>,
+    disk: Option<DiskThread>,
 }
 
 impl ThreadLink {
@@ -227,7 +256,7 @@ impl ThreadLink {
                 Ok(ToThread::Order(Order::Frame(_))) => {
                     self.shared.frames.fetch_sub(1, Ordering::Relaxed);
                 }
-                Ok(ToThread::Order(_)) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(ToThread::Order(_) | ToThread::Disk) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
@@ -253,7 +282,7 @@ impl Link for ThreadLink {
                 }
                 Some(order)
             }
-            Ok(ToThread::Run) | Err(false) => None,
+            Ok(ToThread::Run | ToThread::Disk) | Err(false) => None,
             // The node is gone: stand still.
             Err(true) => Some(Order::Stop),
         }
@@ -280,6 +309,29 @@ impl Link for ThreadLink {
     fn is_slowed(&self) -> bool {
         self.shared.slowed.load(Ordering::Relaxed)
     }
+
+    fn disk_request(&mut self, request: BlockRequest) {
+        let disk = self.disk.as_ref();
+        disk.expect("a machine with a disk has one here")
+            .request(request);
+    }
+
+    fn disk_done(&mut self) -> Option<DiskDone> {
+        self.disk.as_mut()?.done()
+    }
+
+    fn disk_wait(&mut self, tag: u64) -> Option<DiskDone> {
+        loop {
+            match self.disk.as_mut()?.wait(tag, DISK_BEAT) {
+                Ok(done) => return Some(done),
+                // The host's disk is slow; this thread is alive, unless its node is gone.
+                Err(RecvTimeoutError::Timeout) if !self.outbox.is_closed() => {
+                    self.shared.beats.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -292,7 +344,7 @@ mod tests {
     #[test]
     fn fail_1_a_node_that_builds_its_machine_is_alive() {
         let (go_on, gate) = mpsc::channel::<()>();
-        let (mut vcpu, mut reports) = Vcpu::spawn::<KvmCpu>(Start::Live, move || {
+        let (mut vcpu, mut reports) = Vcpu::spawn::<KvmCpu>(Start::Live, None, move || {
             let _ = gate.recv();
             Err(CpuError::Unsupported("there is none".to_owned()).into())
         });

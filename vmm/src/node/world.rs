@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Event;
+use super::console::ConsoleHub;
 use super::failpoint::{Failpoint, Fuse};
 use super::vcpu::Vcpu;
 use crate::net::announce::{Announcer, schedule};
@@ -87,6 +88,7 @@ impl World {
     pub(super) async fn open(
         net: NetLink,
         console: ConsoleSink,
+        readers: ConsoleHub,
         speaker: Speaker,
         vcpu: Vcpu,
         events: mpsc::Sender<Event>,
@@ -111,6 +113,7 @@ impl World {
         let task = Task {
             link,
             console,
+            readers,
             announcer: Announcer::new(MacAddress(speaker.mac)),
             speaker,
             vcpu,
@@ -202,6 +205,7 @@ impl Link {
 struct Task {
     link: Link,
     console: Console,
+    readers: ConsoleHub,
     announcer: Announcer,
     speaker: Speaker,
     vcpu: Vcpu,
@@ -268,6 +272,7 @@ impl Task {
                 ) => {
                     // OUT-5: what came before leaves before.
                     self.send_frames(std::mem::take(&mut frames)).await;
+                    self.readers.say(&bytes);
                     self.console.write(&bytes).await;
                     last = Some(seq);
                 }

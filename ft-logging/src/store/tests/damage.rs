@@ -221,12 +221,12 @@ fn a_bad_header_is_an_error_that_says_what_is_wrong() {
         (
             "cut in the body",
             |b| b.truncate(100),
-            "at 100 of 164 bytes",
+            "at 100 of 201 bytes",
         ),
         (
             "the next format",
-            |b| b[8] = 2,
-            "has log format version 2, this program reads version 1",
+            |b| b[8] = 3,
+            "has log format version 3, this program reads version 2",
         ),
         ("a huge length", |b| b[15] = 0xFF, "65536 are allowed"),
         ("a flipped bit", |b| b[60] ^= 4, "checksum mismatch"),

@@ -110,7 +110,7 @@ impl Scene {
             stage: Stage::new(setting)?,
         };
         scene.stage.raise(progress).await?;
-        scene.stage.greet().await?;
+        scene.stage.greet(progress).await?;
         Ok(scene)
     }
 

@@ -36,7 +36,7 @@ pub(super) async fn play(
     view: &mut View,
 ) -> anyhow::Result<Figures> {
     let observer = Observer::start(stage);
-    stage.greet().await?;
+    stage.greet(view).await?;
     let load = Load::start(stage.guest(), plan.clients)
         .await
         .context("connecting the clients")?;

@@ -29,6 +29,7 @@ use super::text::{Table, Tone, count, print, toned};
 use crate::cpu::{Backend, Cpu};
 use crate::determinism::{Inputs, LogLink};
 use crate::machine::{Machine, PowerOff, Shutdown, Stop, run};
+use crate::node::Overlay;
 
 /// Run a recorded log again, and check every digest, interrupt and output.
 #[derive(Debug, Args)]
@@ -37,6 +38,10 @@ Examples:
   ftvm replay /tmp/log
   ftvm replay /tmp/log --until-entry 4711 --memory 0x100000:64
   ftvm replay /tmp/log --outputs frames.pcap --console console.txt --json
+  ftvm replay /tmp/log --disk before.img    a guest with a disk: the image as it was at first
+
+What the log does not carry is asked for by its hash: kernel, initial RAM disk and first disk image.
+Those of `ftvm image` are found where they were built. A disk is read, never written.
 
 A stop is between two steps of the machine: at the first one that is not before the position, or
 by which the entry has taken effect. Registers, memory and console are shown as they are there.
@@ -62,15 +67,18 @@ pub(super) struct ReplayArgs {
     /// Write the guest's network output here, as pcap; its times are the guest's own.
     #[arg(long, value_name = "FILE")]
     outputs: Option<PathBuf>,
-    /// The kernel, if the log's guest is none of those that ftvm carries.
+    /// The kernel, if the log's guest is none of those that ftvm carries or has built.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// The initial RAM disk, if the log's guest had one.
+    /// The initial RAM disk, if the log's guest had one of its own.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
     /// The CPU that must have recorded it; positions on one mean nothing on another.
     #[arg(long, value_name = "CPU")]
     cpu: Option<Backend>,
+    /// The guest's disk as it was before the first instruction, if it had one of its own.
+    #[arg(long, value_name = "FILE")]
+    disk: Option<PathBuf>,
     /// Replay although this host's CPU is another than the recording one's.
     #[arg(long)]
     force: bool,
@@ -161,14 +169,16 @@ pub(super) fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
             recorded.backend
         );
     }
+    let disk = rebuild::disk(&log.initial().configuration, args.disk.as_deref())?;
     match recorded.backend {
-        Backend::Kvm => replay_on(recorded.on_kvm()?, &log, &args),
-        Backend::Soft => replay_on(recorded.on_soft()?, &log, &args),
+        Backend::Kvm => replay_on(recorded.on_kvm()?, disk, &log, &args),
+        Backend::Soft => replay_on(recorded.on_soft()?, disk, &log, &args),
     }
 }
 
 fn replay_on<C: Cpu>(
     mut machine: Machine<C>,
+    disk: Option<Overlay>,
     log: &Log,
     args: &ReplayArgs,
 ) -> anyhow::Result<ExitCode> {
@@ -184,7 +194,7 @@ fn replay_on<C: Cpu>(
         position: args.until.map(Position),
         entry: args.until_entry.map(EntryIndex),
     };
-    let summary = replay_log(log, &mut machine, stop_at, sinks, &args.memory)?;
+    let summary = replay_log(log, &mut machine, disk, stop_at, sinks, &args.memory)?;
     if args.json {
         json_line(&summary)?;
     } else {
@@ -202,13 +212,18 @@ fn replay_on<C: Cpu>(
 fn replay_log<C: Cpu>(
     log: &Log,
     machine: &mut Machine<C>,
+    disk: Option<Overlay>,
     stop_at: StopAt,
     sinks: Sinks,
     memory: &[MemoryRange],
 ) -> anyhow::Result<Summary> {
     let fed = Rc::new(RefCell::new(Fed::default()));
     let feed = Feed::new(log.reader()?, fed.clone());
-    let inputs = Inputs::replay(LogLink::new(feed, |_, _| {}));
+    let mut link = LogLink::new(feed, |_, _| {});
+    if let Some(mut disk) = disk {
+        link = link.with_disk(move |request| disk.serve(request));
+    }
+    let inputs = Inputs::replay(link);
     let mut watch = Watch::new(inputs, stop_at, sinks);
     let started = Instant::now();
     let stop = run(machine, &mut watch);
@@ -219,6 +234,7 @@ fn replay_log<C: Cpu>(
     let (ended, divergence) = match stop {
         Stop::Diverged { at, what } => (Ended::Diverged, Some(Divergence { at, what })),
         Stop::Requested => (Ended::Stopped, None),
+        Stop::Disk(why) => anyhow::bail!("the disk image cannot be replayed on: {why}"),
         Stop::Cpu(error) => {
             return Err(error).context(format!(
                 "this host cannot run the guest on from position {}, entry {}",

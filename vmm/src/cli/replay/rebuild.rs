@@ -1,16 +1,18 @@
 //! The machine that a log was recorded from, built again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use ft_logging::initial::{Configuration, MACHINE_MODEL_VERSION};
 use ft_logging::store::{Log, Place};
+use guest_images::linux::{self, Cache, Image};
 
 use crate::cpu::kvm::{KvmCpu, host};
 use crate::cpu::soft::{self, SoftCpu};
 use crate::cpu::{Backend, Cpu, CpuError};
 use crate::machine::{BootImages, Machine, MachineConfig, boot};
+use crate::node::{DiskImage, Overlay};
 use crate::sys::vm::GuestMemory;
 
 /// What the machine of a log is made of, found and checked.
@@ -77,7 +79,7 @@ pub(super) fn recorded(
         boot::MEMORY_MIB.start(),
         boot::MEMORY_MIB.end()
     );
-    let images = images(configuration, kernel, initrd)?;
+    let images = images(configuration, kernel, initrd, built(configuration).as_ref())?;
     let backend = configuration.cpu.backend.parse()?;
     let cpu = match backend {
         Backend::Kvm => host::identity(&host::open()?)?,
@@ -100,10 +102,77 @@ pub(super) fn recorded(
     })
 }
 
+/// The disk as it was before the first instruction, if the machine had one: the file at `path`, or
+/// the one that the guest's image comes with.
+///
+/// # Errors
+///
+/// If it is not given, or not the one that was recorded.
+pub(super) fn disk(
+    configuration: &Configuration,
+    path: Option<&Path>,
+) -> anyhow::Result<Option<Overlay>> {
+    first_disk(configuration, path, built(configuration).as_ref())
+}
+
+fn first_disk(
+    configuration: &Configuration,
+    path: Option<&Path>,
+    built: Option<&Image>,
+) -> anyhow::Result<Option<Overlay>> {
+    let (wanted, path) = match (&configuration.disk, path) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => anyhow::bail!("the log's guest had no disk: leave --disk out"),
+        (Some(wanted), Some(path)) => (wanted, path),
+        (Some(wanted), None) => {
+            let found = built
+                .and_then(Image::disk)
+                .and_then(|path| DiskImage::open(&path, true).ok())
+                .filter(|image| {
+                    image
+                        .identity()
+                        .is_ok_and(|it| it.content == wanted.content)
+                });
+            let image = found.context(
+                "the log's guest had a disk: give the image as it was before the first \
+                 instruction, --disk FILE",
+            )?;
+            return Ok(Some(Overlay::new(image)));
+        }
+    };
+    // A replay writes nothing, whatever the guest does.
+    let image = DiskImage::open(path, true)?;
+    let found = image.identity()?;
+    anyhow::ensure!(
+        (found.sectors, found.content) == (wanted.sectors, wanted.content),
+        "{} is not the disk that was recorded: it has {} sectors with content {}, the log's {} \
+         with {}",
+        path.display(),
+        found.sectors,
+        hex(&found.content),
+        wanted.sectors,
+        hex(&wanted.content)
+    );
+    Ok(Some(Overlay::new(image)))
+}
+
+/// The image that the log's guest was booted from, as it is built now.
+fn built(configuration: &Configuration) -> Option<Image> {
+    let recipe = linux::by_name(&configuration.guest)?;
+    Cache::open(None).ok()?.image(recipe.name).ok()
+}
+
+/// What a built image has at `path`, if that is what was recorded.
+fn same(path: PathBuf, wanted: &[u8; 32]) -> Option<Arc<[u8]>> {
+    let bytes = std::fs::read(path).ok()?;
+    (blake3::hash(&bytes) == *wanted).then(|| bytes.into())
+}
+
 fn images(
     configuration: &Configuration,
     kernel: Option<&Path>,
     initrd: Option<&Path>,
+    built: Option<&Image>,
 ) -> anyhow::Result<BootImages> {
     let wanted = configuration.image;
     let kernel = match kernel {
@@ -112,10 +181,11 @@ fn images(
             .iter()
             .find(|guest| blake3::hash(guest.elf) == wanted)
             .map(|guest| guest.elf.into())
+            .or_else(|| same(built?.kernel(), &wanted))
             .with_context(|| {
                 format!(
-                    "the log's guest {:?} (BLAKE3 {}) is none that this program carries: give its \
-                     image with --kernel FILE, or use the ftvm that recorded it",
+                    "the log's guest {:?} (BLAKE3 {}) is none that this program carries or has \
+                     built: give its kernel with --kernel FILE, or use the ftvm that recorded it",
                     configuration.guest,
                     hex(&wanted)
                 )
@@ -124,10 +194,16 @@ fn images(
     let initrd = match (&configuration.initrd, initrd) {
         (Some(wanted), Some(path)) => Some(read(path, wanted, "initial RAM disk")?),
         (None, None) => None,
-        (Some(wanted), None) => anyhow::bail!(
-            "the log's guest had an initial RAM disk (BLAKE3 {}): give it with --initrd FILE",
-            hex(wanted)
-        ),
+        (Some(wanted), None) => {
+            let found = built.and_then(|image| same(image.initrd(), wanted));
+            Some(found.with_context(|| {
+                format!(
+                    "the log's guest had an initial RAM disk (BLAKE3 {}): give it with --initrd \
+                     FILE",
+                    hex(wanted)
+                )
+            })?)
+        }
         (None, Some(_)) => {
             anyhow::bail!("the log's guest had no initial RAM disk: leave --initrd away")
         }
@@ -158,7 +234,10 @@ fn hex(hash: &[u8; 32]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+
     use ft_logging::initial::CpuIdentity;
+    use guest_images::linux::{ImageFile, Manifest};
 
     use super::*;
 
@@ -172,6 +251,7 @@ mod tests {
             memory_mib: 64,
             command_line: "x=1".to_owned(),
             mac: [2; 6],
+            disk: None,
             cpu: CpuIdentity {
                 backend: "kvm".to_owned(),
                 model: "any".to_owned(),
@@ -185,7 +265,7 @@ mod tests {
     fn an_embedded_guest_is_found_by_its_hash_and_not_by_its_name() {
         let noise = guest_images::by_name("noise").expect("embedded");
         let configuration = configuration(*blake3::hash(noise.elf).as_bytes(), None);
-        let images = images(&configuration, None, None).expect("its images");
+        let images = images(&configuration, None, None, None).expect("its images");
         assert_eq!(&*images.kernel, noise.elf);
         assert_eq!(images.command_line, "x=1");
     }
@@ -197,7 +277,7 @@ mod tests {
         std::fs::write(&path, "recorded").expect("written");
         let hash = *blake3::hash(b"recorded").as_bytes();
         let with_initrd = configuration(hash, Some(hash));
-        let good = images(&with_initrd, Some(&path), Some(&path)).expect("its images");
+        let good = images(&with_initrd, Some(&path), Some(&path), None).expect("its images");
         assert_eq!(good.initrd.as_deref(), Some(&b"recorded"[..]));
 
         let other = configuration([1; 32], None);
@@ -218,8 +298,92 @@ mod tests {
         for (configuration, kernel, initrd, expected) in wrong {
             let initrd = initrd.map(|path: &std::path::PathBuf| path.as_path());
             let kernel = kernel.map(|path: &std::path::PathBuf| path.as_path());
-            let error = images(configuration, kernel, initrd).expect_err(expected);
+            let error = images(configuration, kernel, initrd, None).expect_err(expected);
             assert!(format!("{error:#}").contains(expected), "{error:#}");
         }
+    }
+
+    /// An image whose every file says what it is.
+    fn image_in(dir: &Path) -> Image {
+        let file = |name: &str| {
+            let bytes = [name.as_bytes(), &[b'.'; 512]].concat();
+            fs::write(dir.join(name), &bytes[..512]).expect("written");
+            ImageFile {
+                file: name.to_owned(),
+                bytes: 512,
+                sha256: String::new(),
+            }
+        };
+        let manifest = Manifest {
+            format: 1,
+            name: "redis".to_owned(),
+            recipe: String::new(),
+            kernel_release: String::new(),
+            memory_mib: 64,
+            command_line: String::new(),
+            kernel: file("kernel"),
+            initrd: file("initrd"),
+            disk: Some(file("disk.img")),
+            packages: vec![],
+        };
+        Image {
+            dir: dir.to_owned(),
+            manifest,
+        }
+    }
+
+    #[test]
+    fn a_built_images_files_are_found_if_they_are_those_that_were_recorded() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let image = image_in(dir.path());
+        let hash = |path| *blake3::hash(&fs::read(path).expect("there")).as_bytes();
+        let mut recorded = configuration(hash(image.kernel()), Some(hash(image.initrd())));
+        let open = |name: &str| DiskImage::open(&dir.path().join(name), true);
+        recorded.disk = Some(open("disk.img").and_then(|it| it.identity()).expect("one"));
+        let found = images(&recorded, None, None, Some(&image)).expect("its files");
+        assert!(found.kernel.starts_with(b"kernel."));
+        assert!(found.initrd.expect("one").starts_with(b"initrd."));
+        let disk = first_disk(&recorded, None, Some(&image)).expect("its disk");
+        assert!(disk.is_some());
+
+        // Built anew from other packages, it is another.
+        for (file, word) in [("kernel", "--kernel"), ("initrd", "--initrd")] {
+            let before = fs::read(dir.path().join(file)).expect("there");
+            fs::write(dir.path().join(file), "another").expect("written");
+            let error = images(&recorded, None, None, Some(&image)).expect_err(word);
+            assert!(error.to_string().contains(word), "{error}");
+            fs::write(dir.path().join(file), before).expect("written");
+        }
+        fs::write(dir.path().join("disk.img"), [1; 512]).expect("written");
+        let error = first_disk(&recorded, None, Some(&image)).expect_err("another");
+        assert!(error.to_string().contains("--disk"), "{error}");
+    }
+
+    #[test]
+    fn a_disk_must_be_the_one_that_was_recorded_and_a_machine_without_one_gets_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("disk");
+        File::create(&path)
+            .and_then(|file| file.set_len(1 << 20))
+            .expect("made");
+        let mut recorded = configuration([1; 32], None);
+        assert!(first_disk(&recorded, None, None).expect("fine").is_none());
+        let refused = |recorded: &Configuration, path: Option<&Path>, word: &str| {
+            let error = first_disk(recorded, path, None).expect_err(word);
+            assert!(error.to_string().contains(word), "{error}");
+        };
+        refused(&recorded, Some(&path), "leave --disk out");
+        let image = DiskImage::open(&path, true).expect("an image");
+        recorded.disk = Some(image.identity().expect("readable"));
+        refused(&recorded, None, "--disk FILE");
+        refused(
+            &recorded,
+            Some(&dir.path().join("missing")),
+            "no disk image",
+        );
+        let disk = first_disk(&recorded, Some(&path), None).expect("it is");
+        assert!(disk.is_some());
+        fs::write(&path, vec![1; 1 << 20]).expect("written");
+        refused(&recorded, Some(&path), "not the disk that was recorded");
     }
 }

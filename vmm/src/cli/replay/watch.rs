@@ -16,6 +16,7 @@ use ft_logging::types::{EntryIndex, OutputSeq, Position};
 
 use crate::cpu::Cpu;
 use crate::determinism::{Inputs, Link};
+use crate::devices::BlockRequest;
 use crate::machine::{Input, Machine, Moment, Source, Stop};
 use crate::net::capture::CaptureWriter;
 
@@ -288,6 +289,10 @@ impl<C: Cpu, L: Link> Source<C> for Watch<L> {
         self.is_between_steps = true;
         Source::<C>::output(&mut self.inputs, moment, seq, output.clone())?;
         self.take(&moment, &output)
+    }
+
+    fn block_request(&mut self, request: BlockRequest) {
+        Source::<C>::block_request(&mut self.inputs, request);
     }
 }
 

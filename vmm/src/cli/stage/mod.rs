@@ -22,9 +22,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use guest_images::linux::Recipe;
 use test_and_set::ClientConfig;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::client::{ClientError, Connection};
 use self::process::{Happening, Process, Said, What, Who};
@@ -39,8 +40,14 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the pair may take until it is protected: the guest boots in this time.
 const PROTECT_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long the guest's server may take to answer at first.
+/// How long an embedded guest's server may take to answer at first.
 const GUEST_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a Linux guest's server may, which comes after a kernel and its programs.
+const LINUX_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long to wait for one answer while the guest boots.
+const PING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long to wait before it is asked again.
 const GUEST_PAUSE: Duration = Duration::from_millis(20);
@@ -56,7 +63,7 @@ const ARBITERS: [u64; 3] = [1, 2, 3];
 pub(in crate::cli) struct Setting {
     /// The VM's name, and part of the directory's.
     pub(in crate::cli) name: &'static str,
-    /// The embedded guest.
+    /// The guest: an embedded one, or an image that is built.
     pub(in crate::cli) guest: String,
     /// The CPU that runs it.
     pub(in crate::cli) cpu: Backend,
@@ -76,6 +83,13 @@ pub(in crate::cli) struct Setting {
     pub(in crate::cli) cable: bool,
     /// Whether the nodes write their log.
     pub(in crate::cli) log: bool,
+}
+
+impl Setting {
+    /// The recipe of the guest's image, if the guest is none of the embedded ones.
+    fn recipe(&self) -> Option<&'static Recipe> {
+        guest_images::linux::by_name(&self.guest)
+    }
 }
 
 /// Who is told what happens while a stage is raised.
@@ -264,24 +278,36 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// If it does not, which is so for a guest that is no key-value server.
-    pub(in crate::cli) async fn greet(&self) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        loop {
-            match self.ping().await {
-                Ok(Reply::Status(_)) => return Ok(()),
-                answer if begun.elapsed() > GUEST_PATIENCE => bail!(
-                    "the guest {:?} does not answer PING on its port 6379 ({answer:?}): the \
-                     clients here speak to a key-value server, which the guest kv is",
-                    self.setting.guest
-                ),
-                _ => sleep(GUEST_PAUSE).await,
+    /// If it does not, which is so for a guest that is no key-value server; or if a process ends.
+    pub(in crate::cli) async fn greet(&mut self, view: &mut impl Audience) -> anyhow::Result<()> {
+        let patience = match self.setting.recipe() {
+            Some(_) => {
+                view.note("the guest boots");
+                LINUX_PATIENCE
+            }
+            None => GUEST_PATIENCE,
+        };
+        let (guest, name) = (self.guest(), self.setting.guest.clone());
+        let answers = async {
+            let begun = Instant::now();
+            loop {
+                match ping(guest).await {
+                    Ok(Reply::Status(_)) => return Ok(()),
+                    answer if begun.elapsed() > patience => bail!(
+                        "the guest {name:?} does not answer PING on its port 6379 ({answer:?}): \
+                         the clients here speak to a key-value server, which the guests kv and \
+                         redis are"
+                    ),
+                    _ => sleep(GUEST_PAUSE).await,
+                }
+            }
+        };
+        tokio::select! {
+            answered = answers => answered,
+            ended = self.until::<()>("the guest's server answers", 2 * patience, view, |_| None) => {
+                ended
             }
         }
-    }
-
-    async fn ping(&self) -> Result<Reply, ClientError> {
-        Connection::open(self.guest()).await?.ask(&["PING"]).await
     }
 
     /// Starts the three arbiter servers, and returns when all of them listen.
@@ -415,6 +441,11 @@ impl Stage {
             .collect();
         let servers = self.arbiter().servers.join(",");
         arguments.extend(words(["--arbiter", &servers]));
+        if self.setting.recipe().is_some_and(Recipe::has_disk) {
+            // The node makes it, from the one that comes with the image: both are equal.
+            let disk = self.path(&format!("{}-disk.img", who.stem()));
+            arguments.extend(words(["--disk", &disk]));
+        }
         if self.setting.log {
             arguments.extend(words(["--log", &self.log(who).display().to_string()]));
         }
@@ -436,6 +467,12 @@ impl Stage {
     pub(in crate::cli) fn forget(&self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+async fn ping(guest: SocketAddr) -> Result<Reply, ClientError> {
+    let pinged = async { Connection::open(guest).await?.ask(&["PING"]).await };
+    let answer = timeout(PING_PATIENCE, pinged).await;
+    answer.unwrap_or(Err(ClientError::NoAnswer))
 }
 
 fn words<const N: usize>(words: [&str; N]) -> impl Iterator<Item = String> + use<N> {

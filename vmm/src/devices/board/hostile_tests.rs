@@ -6,13 +6,22 @@ use std::cell::Cell;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::tests::{CONFIG, PIC_INIT, Slot, write};
+use super::tests::{PIC_INIT, Slot, write};
 use super::*;
 use crate::devices::test_memory::memory;
 use crate::devices::virtio::net::TX;
 use crate::devices::virtio::test_driver::{Registers, Ring, VERSION_1, start};
 
 const RAM: usize = 0x1_0000;
+
+/// A board with every device.
+const CONFIG: BoardConfig = BoardConfig {
+    disk: Some(DiskShape {
+        sectors: 16,
+        read_only: false,
+    }),
+    ..super::tests::CONFIG
+};
 
 /// Everything that can happen to a board.
 #[derive(Clone, Debug)]
@@ -27,6 +36,8 @@ enum Event {
     Frame(usize),
     Console(usize),
     Entropy(usize),
+    /// The disk is done with a request, or says so of one that was never made.
+    Disk(u64, bool, usize),
     Button,
     Acknowledge,
     Take,
@@ -47,7 +58,7 @@ fn mmio() -> impl Strategy<Value = u64> {
         0xA0, 0xA4, 0x100,
     ];
     prop_oneof![
-        8 => (0..2u64, prop::sample::select(registers)).prop_map(|(s, r)| virtio_address(s) + r),
+        8 => (0..3u64, prop::sample::select(registers)).prop_map(|(s, r)| virtio_address(s) + r),
         1 => VIRTIO_BASE..VIRTIO_BASE + 0x700,
         1 => any::<u64>(),
     ]
@@ -77,6 +88,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => prop::sample::select(vec![0usize, 14, 60, 1514, 1515, 9000]).prop_map(Event::Frame),
         1 => (0..5000usize).prop_map(Event::Console),
         1 => (0..5000usize).prop_map(Event::Entropy),
+        2 => (0..6u64, any::<bool>(), 0..5000usize).prop_map(|(t, ok, n)| Event::Disk(t, ok, n)),
         1 => Just(Event::Button),
         3 => Just(Event::Acknowledge),
         1 => Just(Event::Take),
@@ -90,6 +102,7 @@ enum Seen {
     Value(u64),
     Flag(bool),
     Outputs(Vec<Output>),
+    Requests(Vec<BlockRequest>),
 }
 
 fn happen(board: &mut Board, mem: &GuestMemory, event: &Event) -> Seen {
@@ -123,6 +136,15 @@ fn happen(board: &mut Board, mem: &GuestMemory, event: &Event) -> Seen {
         Event::Acknowledge => {
             return Seen::Value(u64::from(board.acknowledge_interrupt()));
         }
+        Event::Disk(tag, ok, bytes) => {
+            let status = if *ok {
+                BlockStatus::Ok
+            } else {
+                BlockStatus::IoError
+            };
+            board.block_done(*tag, status, &vec![0xD1; *bytes], mem);
+            return Seen::Requests(board.take_block_requests());
+        }
         Event::Take => return Seen::Outputs(board.take_outputs()),
     }
     Seen::Nothing
@@ -140,7 +162,7 @@ fn copy(mem: &GuestMemory) -> GuestMemory {
     copy
 }
 
-/// A board with both virtio devices running on small rings.
+/// A board with all virtio devices running on small rings.
 fn running() -> (Board, GuestMemory) {
     let mem = memory(RAM);
     let mut board = Board::new(CONFIG);
@@ -149,10 +171,12 @@ fn running() -> (Board, GuestMemory) {
         Ring::new(0, 8, 0x1000),
         Ring::new(1, 8, 0x4000),
         Ring::new(0, 8, 0x7000),
+        Ring::new(0, 8, 0xC000),
     ];
-    let [rx, tx, rng] = &rings;
+    let [rx, tx, rng, block] = &rings;
     start(&mut Slot(&mut board, SLOT_NET), &mem, VERSION_1, &[rx, tx]);
     start(&mut Slot(&mut board, SLOT_RNG), &mem, VERSION_1, &[rng]);
+    start(&mut Slot(&mut board, SLOT_BLOCK), &mem, VERSION_1, &[block]);
     (board, mem)
 }
 

@@ -11,7 +11,7 @@ use crate::devices::virtio::net::MAX_FRAME_BYTES;
 
 /// Version of [`BoardState`]. It changes with every change of a device's state or
 /// behaviour: two nodes with different device models would diverge.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// A board as a value: for digests, snapshots and state transfer. It holds all that
 /// later behaviour depends on and nothing else, so equal boards serialize equally.
@@ -79,6 +79,9 @@ impl Board {
                 what: "MAC address",
             });
         }
+        if board.block.as_ref().map(|block| block.device().disk()) != config.disk {
+            return Err(RestoreError::Configuration { what: "disk" });
+        }
         let damaged = |device| move |what| RestoreError::Damaged { device, what };
         board.check().map_err(damaged("board"))?;
         board.pic.check().map_err(damaged("8259"))?;
@@ -96,6 +99,10 @@ impl Board {
             .device()
             .check()
             .map_err(damaged("entropy device"))?;
+        if let Some(block) = &board.block {
+            block.check().map_err(damaged("block device"))?;
+            block.device().check().map_err(damaged("block device"))?;
+        }
         Ok(board)
     }
 

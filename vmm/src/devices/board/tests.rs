@@ -3,13 +3,15 @@
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::devices::BlockOperation;
 use crate::devices::test_memory::memory;
-use crate::devices::virtio::test_driver::{F_WRITE, Registers, Ring, VERSION_1, start};
+use crate::devices::virtio::test_driver::{F_NEXT, F_WRITE, Registers, Ring, VERSION_1, start};
 
 pub(super) const CONFIG: BoardConfig = BoardConfig {
     mac: [0x52, 0x54, 0, 0xAA, 0xBB, 0xCC],
     rtc_epoch_s: 1_700_000_000,
     ram_bytes: 1 << 20,
+    disk: None,
 };
 
 /// The registers of one virtio slot of a board.
@@ -223,6 +225,62 @@ fn entropy_goes_through_the_board() {
     board.entropy(&[0xEE; 32], &mem);
     assert_eq!(board.entropy_wanted(), None);
     assert_eq!(take_vector(&mut board), Some(0x26));
+}
+
+#[test]
+fn a_disk_goes_through_the_board_and_outlives_a_reset() {
+    let disk = DiskShape {
+        sectors: 8,
+        read_only: false,
+    };
+    let config = BoardConfig {
+        disk: Some(disk),
+        ..CONFIG
+    };
+    let (mut board, mem) = self::board();
+    assert_eq!(
+        board.mmio_read(virtio_address(SLOT_BLOCK), 4),
+        0xFFFF_FFFF,
+        "no disk"
+    );
+    board = Board::new(config);
+    write(&mut board, &mem, &PIC_INIT);
+    let flush = |board: &mut Board| {
+        let mut ring = Ring::new(0, 8, 0x4000);
+        mem.write_slice(&[0; 0x3000], GuestAddress(0x4000)).unwrap();
+        start(&mut Slot(board, SLOT_BLOCK), &mem, VERSION_1, &[&ring]);
+        mem.write_slice(&[4, 0, 0, 0], GuestAddress(0x1_0000))
+            .unwrap();
+        ring.describe(&mem, 0, (0x1_0000, 16, F_NEXT, 1));
+        ring.describe(&mem, 1, (0x1_0800, 1, F_WRITE, 0));
+        ring.offer(&mem, 0);
+        ring.kick(&mut Slot(board, SLOT_BLOCK), &mem);
+        board.take_block_requests()
+    };
+    let request = |tag| BlockRequest {
+        tag,
+        operation: BlockOperation::Flush,
+    };
+    assert_eq!(flush(&mut board), [request(1)]);
+    assert!(board.block_in_flight(1));
+    board.block_done(1, BlockStatus::Ok, &[], &mem);
+    assert!(!board.block_in_flight(1));
+    assert_eq!(take_vector(&mut board), Some(0x27));
+    assert_eq!(flush(&mut board), [request(2)]);
+    board.set_time(VirtualTime(5));
+    board.reset(config);
+    assert_eq!(board.time(), VirtualTime(5));
+    assert!(!board.block_in_flight(2));
+    assert_eq!(flush(&mut board), [request(3)]);
+    let saved = board.save();
+    let mut restored = Board::restore(config, saved.clone()).expect("its own state");
+    assert_eq!(restored.take_block_requests(), []);
+    restored.issue_block_requests_again();
+    assert_eq!(restored.take_block_requests(), [request(3)]);
+    assert_eq!(
+        Board::restore(CONFIG, saved),
+        Err(RestoreError::Configuration { what: "disk" })
+    );
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Virtio devices behind the memory-mapped transport (virtio 1.2).
 //!
 //! [`mmio`] is the register block, the same for every device type; [`queue`] reads
-//! and writes rings without trusting them; [`net`] and [`rng`] are device types,
-//! each a [`VirtioDevice`]. A new type is one file, one slot in
+//! and writes rings without trusting them; [`net`], [`rng`] and [`block`] are device
+//! types, each a [`VirtioDevice`]. A new type is one file, one slot in
 //! [`layout`](super::layout) and one field of the board.
 
 use super::GuestMemory;
 use super::output::Output;
 use queue::{Broken, Virtqueue};
 
+pub(crate) mod block;
 pub(crate) mod mmio;
 pub(crate) mod net;
 pub(crate) mod queue;

@@ -78,6 +78,15 @@ impl Chain {
             .sum()
     }
 
+    /// Cuts the last byte off; `None` if there is none.
+    pub(crate) fn take_last_byte(&mut self) -> Option<Segment> {
+        let last = self.segments.iter_mut().rfind(|segment| segment.len > 0)?;
+        last.len -= 1;
+        // Wraps at the very end of the address space, where no RAM is: writing fails then.
+        let addr = GuestAddress(last.addr.0.wrapping_add(u64::from(last.len)));
+        Some(Segment { addr, len: 1 })
+    }
+
     /// Appends the chain's bytes to `bytes`; the caller has bounded [`Self::len`].
     pub(crate) fn read(&self, mem: &GuestMemory, bytes: &mut Vec<u8>) -> Result<(), Broken> {
         for segment in &self.segments {
@@ -119,6 +128,15 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+/// A chain of a request with an answer: buffers that the device reads, then buffers that it writes
+/// (section 2.7.4.2).
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) head: u16,
+    pub(crate) request: Chain,
+    pub(crate) answer: Chain,
 }
 
 /// A virtqueue: what its registers hold, and how far the device has come.
@@ -239,6 +257,43 @@ impl Virtqueue {
         self.chain(head, mem, walk, direction).map(Some)
     }
 
+    /// Takes the next available chain, a request with room for its answer.
+    pub(crate) fn pop_exchange(
+        &mut self,
+        mem: &GuestMemory,
+        walk: &mut Walk,
+    ) -> Result<Option<Exchange>, Broken> {
+        let mut available = self.queue.iter(mem).map_err(|_| Broken::AvailableIndex)?;
+        let Some(head) = available.next().map(|chain| chain.head_index()) else {
+            return Ok(None);
+        };
+        self.exchange(head, mem, walk).map(Some)
+    }
+
+    /// Walks the chain that begins at `head`, a request with room for its answer.
+    pub(crate) fn exchange(
+        &self,
+        head: u16,
+        mem: &GuestMemory,
+        walk: &mut Walk,
+    ) -> Result<Exchange, Broken> {
+        let (mut request, mut answer) = (Vec::new(), Vec::new());
+        self.each_descriptor(head, mem, walk, |segment, direction| {
+            match direction {
+                Direction::DeviceWrites => answer.push(segment),
+                Direction::DeviceReads if answer.is_empty() => request.push(segment),
+                Direction::DeviceReads => return Err(Broken::Direction),
+            }
+            Ok(())
+        })?;
+        let chain = |segments| Chain { head, segments };
+        Ok(Exchange {
+            head,
+            request: chain(request),
+            answer: chain(answer),
+        })
+    }
+
     /// Walks the chain that begins at `head`.
     pub(crate) fn chain(
         &self,
@@ -248,6 +303,23 @@ impl Virtqueue {
         direction: Direction,
     ) -> Result<Chain, Broken> {
         let mut segments = Vec::new();
+        self.each_descriptor(head, mem, walk, |segment, found| {
+            if found != direction {
+                return Err(Broken::Direction);
+            }
+            segments.push(segment);
+            Ok(())
+        })?;
+        Ok(Chain { head, segments })
+    }
+
+    fn each_descriptor(
+        &self,
+        head: u16,
+        mem: &GuestMemory,
+        walk: &mut Walk,
+        mut visit: impl FnMut(Segment, Direction) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
         let mut index = head;
         loop {
             if index >= self.queue.size() {
@@ -266,15 +338,18 @@ impl Virtqueue {
             if flags & VRING_DESC_F_INDIRECT != 0 {
                 return Err(Broken::Indirect);
             }
-            if (flags & VRING_DESC_F_WRITE != 0) != (direction == Direction::DeviceWrites) {
-                return Err(Broken::Direction);
-            }
-            segments.push(Segment {
+            let direction = if flags & VRING_DESC_F_WRITE != 0 {
+                Direction::DeviceWrites
+            } else {
+                Direction::DeviceReads
+            };
+            let segment = Segment {
                 addr: descriptor.addr(),
                 len: descriptor.len(),
-            });
+            };
+            visit(segment, direction)?;
             if flags & VRING_DESC_F_NEXT == 0 {
-                return Ok(Chain { head, segments });
+                return Ok(());
             }
             index = descriptor.next();
         }

@@ -93,17 +93,27 @@ impl Node {
                 self.recorder = create_recorder(&self.config, &initial, &self.events)?;
                 let (vcpu, reports) = spawn_vcpu(&self.config, Start::Replay, &initial);
                 self.world = Some(
-                    open_world(&self.config, self.me, initial.life, &vcpu, &self.events).await?,
+                    open_world(
+                        &self.config,
+                        self.me,
+                        initial.life,
+                        &vcpu,
+                        &self.readers,
+                        &self.events,
+                    )
+                    .await?,
                 );
                 (self.vcpu, self.reports) = (Some(vcpu), Some(reports));
             }
             Effect::Run => {
+                self.stamp_before_writing().await;
                 if let (Some(vcpu), Some(world)) = (&self.vcpu, &self.world) {
                     world.speak(self.token(), false);
                     vcpu.run();
                 }
             }
             Effect::Replay(batch) => {
+                self.stamp_before_writing().await;
                 self.stats.log_bytes += batch
                     .iter()
                     .map(|entry| 8 + entry.payload.held_bytes() as u64)
@@ -136,6 +146,7 @@ impl Node {
                     world.speak(token, true);
                     vcpu.order(Order::GoLive);
                 }
+                self.stamp_disk();
                 let _ = self.notices.send(Notice::Live(token));
             }
             Effect::SlowDown(slowed) => {
@@ -182,6 +193,8 @@ impl Node {
             world.close().await;
         }
         self.recorder = None; // closes the log
+        self.readers.close();
+        self.stamp_end(&end).await;
         self.note_state();
         for answer in std::mem::take(&mut self.enders) {
             let response = match &end {
@@ -208,7 +221,17 @@ impl Node {
     async fn recover(&mut self, token: Token) -> anyhow::Result<()> {
         let now = self.now();
         if let (Some(vcpu), Some(life)) = (&self.vcpu, self.life) {
-            self.world = Some(open_world(&self.config, self.me, life, vcpu, &self.events).await?);
+            self.world = Some(
+                open_world(
+                    &self.config,
+                    self.me,
+                    life,
+                    vcpu,
+                    &self.readers,
+                    &self.events,
+                )
+                .await?,
+            );
             vcpu.run();
         }
         match &mut self.role {

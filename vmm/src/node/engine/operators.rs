@@ -67,6 +67,9 @@ impl Node {
                 vcpu.order(Order::Console(text.into_bytes()));
                 let _ = answer.send(ControlResponse::Done);
             }
+            ControlRequest::Attach => {
+                let _ = answer.send(ControlResponse::Done);
+            }
             ControlRequest::Stop => {
                 self.enders.push(answer);
                 self.wish(now, Wish::Stop);
