@@ -129,7 +129,7 @@ impl Machine {
     }
 
     /// Presses the power button. The guest has spoken: QEMU's monitor is there.
-    fn is_switched_off_in_order(mut self) {
+    fn switch_off_in_order(mut self) {
         let (mut monitor, _) = self.monitor.accept().expect("QEMU is connected");
         for command in ["qmp_capabilities", "system_powerdown"] {
             writeln!(monitor, "{{\"execute\":\"{command}\"}}").expect("sent");
@@ -164,7 +164,7 @@ fn busybox_has_a_prompt_and_is_switched_off_by_the_power_button() {
     machine.types("echo $((6 * 7)) && ls /sys/class/net\n");
     machine.wait_for("\n42\r\n");
     machine.wait_for("eth0");
-    machine.is_switched_off_in_order();
+    machine.switch_off_in_order();
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn debian_gives_a_login_shell() {
     machine.wait_for("root@debian:~# ");
     machine.types("shopt -q login_shell && echo user $(id -un) on $(tty)\n");
     machine.wait_for("user root on /dev/ttyS0");
-    machine.is_switched_off_in_order();
+    machine.switch_off_in_order();
 }
 
 /// Sends Redis a command and returns its answer's first line.
@@ -206,6 +206,6 @@ fn redis_keeps_its_data_on_its_disk() {
         machine.wait_for("Ready to accept connections");
         assert_eq!(redis(port, "PING"), "+PONG");
         assert_eq!(redis(port, "INCR boots"), format!(":{boot}"));
-        machine.is_switched_off_in_order();
+        machine.switch_off_in_order();
     }
 }
