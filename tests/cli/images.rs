@@ -2,8 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::harness::{Process, no_kvm};
 use super::{Ran, command, ftvm, text};
@@ -84,6 +86,40 @@ fn a_disk_that_is_of_no_use_is_an_error_before_boot() {
     run(&used).says("in use by another node");
     ftvm(&["run", "--disk-read-only"]).exits(2);
     ftvm(&["run", "--accept-disk"]).exits(2);
+}
+
+/// As a user who may read the image and not write it.
+#[test]
+fn a_disk_that_may_only_be_read_is_an_error_before_boot() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can run the program as somebody else");
+        return;
+    }
+    const NOBODY: u32 = 65534;
+    // A copy, since the build's directory may be closed to others.
+    let open = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(open.path(), fs::Permissions::from_mode(0o777)).expect("our own");
+    let program = open.path().join("program");
+    fs::copy(env!("CARGO_BIN_EXE_ftvm"), &program).expect("copied");
+    let image = disk(open.path(), "image", 4096);
+    let ran = Command::new(&program)
+        .args([
+            "run",
+            "--alone",
+            "--listen",
+            "127.0.0.1:0",
+            "--disk",
+            &image,
+        ])
+        .env("XDG_RUNTIME_DIR", open.path())
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output();
+    Ran::of(ran.expect("the program runs"))
+        .exits(1)
+        .says("cannot be written: Permission denied")
+        .says("--disk-read-only");
+    assert!(!Path::new(&format!("{image}.ftvm")).exists());
 }
 
 fn run_alone(dir: &Path, name: &str, more: &[&str]) -> (Process, String) {

@@ -28,7 +28,7 @@ pub(crate) struct World {
 #[expect(clippy::large_enum_variant, reason = "a world has one")]
 enum Network {
     Gateway {
-        process: Box<Process>,
+        process: Process,
         address: SocketAddr,
         forward: SocketAddr,
         /// Each node's cable to it, if they are listened to.
@@ -57,7 +57,7 @@ impl World {
             "--capture",
             capture.to_str().expect("UTF-8"),
         ]);
-        let mut process = Box::new(world.spawn("gateway", &args));
+        let mut process = world.spawn("gateway", &args);
         let address = process.address();
         let listening = process.wait_for("listening", |event| event["event"] == "listening");
         let forward = listening["forwards"][0].as_str().expect("one");

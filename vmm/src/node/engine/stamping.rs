@@ -13,6 +13,8 @@ pub(super) struct Stamping {
     /// What it says, or is about to say.
     said: Option<Stamp>,
     writer: Option<JoinHandle<()>>,
+    /// A stamp of this life was waited for.
+    is_sure: bool,
 }
 
 impl Stamping {
@@ -51,10 +53,10 @@ impl Node {
     /// The same. The first time it is waited for: what the guest is about to write must not stand
     /// under no stamp, or that of an earlier life.
     pub(super) async fn stamp_before_writing(&mut self) {
-        let first = self.stamping.said.is_none();
         self.stamp_disk();
-        if first {
+        if !self.stamping.is_sure {
             self.stamping.settle().await;
+            self.stamping.is_sure = true;
         }
     }
 
