@@ -94,6 +94,9 @@ impl Filler {
                 random.integer()
             };
         }
+        if random.one_in(6) {
+            equal_values(random, &mut case);
+        }
         general_by_mnemonic(random, instruction, &mut case);
         stack(random, instruction, encoded.mode, &mut case);
         strings(random, instruction, &mut case);
@@ -387,6 +390,16 @@ fn random_flags(random: &mut Random) -> u64 {
         value |= flags::TF;
     }
     value
+}
+
+/// Gives some general registers one value: random ones are seldom equal.
+fn equal_values(random: &mut Random, case: &mut Case) {
+    let value = random.integer();
+    for register in &mut case.state.general {
+        if random.one_in(2) {
+            *register = value;
+        }
+    }
 }
 
 /// Values that an instruction looks at in registers that it does not name.
