@@ -51,6 +51,7 @@ mod on_x86_64 {
                 exempt <= at_most_exempt,
                 "{exempt} forms not compared in {mode:?}"
             );
+            println!("{mode:?}: {forms} forms, {exempt} of them not compared");
             let tally = tester.run(Subject::Sequence, mode, 1, 0..SEQUENCES);
             assert_eq!(tally.cases, SEQUENCES);
             cases += tally.cases;
@@ -108,13 +109,16 @@ mod on_x86_64 {
             .status()
             .expect("rustc runs");
         assert!(compiled.success(), "the program compiles");
-        let summary = oracle::lockstep::run(&program, &[], Stdio::null(), LIMIT)
-            .unwrap_or_else(|difference| panic!("{difference}"));
-        assert_eq!(summary.status, Some(7), "{summary:?}");
-        assert!(
-            summary.steps >= AT_LEAST && summary.system_calls > 3,
-            "{summary:?}"
-        );
+        // One by one, which names the instruction; and in whole blocks.
+        for stride in [1, 50] {
+            let summary = oracle::lockstep::run(&program, &[], Stdio::null(), LIMIT, stride)
+                .unwrap_or_else(|difference| panic!("{difference}"));
+            assert_eq!(summary.status, Some(7), "{summary:?}");
+            assert!(
+                summary.steps >= AT_LEAST && summary.system_calls > 3,
+                "{summary:?}"
+            );
+        }
     }
 }
 

@@ -263,15 +263,18 @@ impl Filler {
 /// The address of operand `number`.
 pub(crate) fn address(instruction: &Instruction, number: u32, state: &State) -> u64 {
     instruction
-        .virtual_address(number, 0, |register, _, _| {
-            Some(match register {
-                Register::FS => state.fs_base,
-                Register::GS => state.gs_base,
-                Register::ES | Register::CS | Register::SS | Register::DS => 0,
-                _ => get(state, register),
-            })
-        })
+        .virtual_address(number, 0, |register, _, _| Some(value(state, register)))
         .unwrap_or(0)
+}
+
+/// What a register adds to an address: a segment register its base.
+pub(crate) fn value(state: &State, register: Register) -> u64 {
+    match register {
+        Register::FS => state.fs_base,
+        Register::GS => state.gs_base,
+        Register::ES | Register::CS | Register::SS | Register::DS => 0,
+        _ => get(state, register),
+    }
 }
 
 fn is_indirect(instruction: &Instruction) -> bool {

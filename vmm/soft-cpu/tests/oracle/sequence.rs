@@ -114,7 +114,7 @@ pub(crate) fn last_begun(encoded: &Encoded, rip: u64) -> u64 {
 }
 
 /// What is undefined after `instruction`, if `before` was undefined.
-fn undefined_after(before: u64, instruction: &Instruction) -> u64 {
+pub(crate) fn undefined_after(before: u64, instruction: &Instruction) -> u64 {
     use Mnemonic::*;
     if matches!(
         instruction.mnemonic(),
