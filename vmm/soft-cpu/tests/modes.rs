@@ -122,3 +122,44 @@ fn protected_mode_without_paging_enters_long_mode() {
     assert_eq!(state.efer, 0x500);
     assert_eq!(state.segments[1].access, 0xA09B);
 }
+
+/// SDM vol. 3, 6.3: the limit of an expand-down segment is below its offsets, and its B flag says
+/// where they end.
+#[test]
+fn offsets_outside_a_segment_fault_in_compatibility_mode() {
+    const UP: u32 = 0x40F3;
+    const DOWN_32: u32 = 0x40F7;
+    const DOWN_16: u32 = 0x00F7;
+    let cases = [
+        (UP, 0, true),
+        (UP, 0xFFC, true),
+        (UP, 0xFFD, false),
+        (UP, 0xFFFF_FFFF, false),
+        (DOWN_32, 0xFFF, false),
+        (DOWN_32, 0x1000, true),
+        (DOWN_32, 0xFFFF_FFFC, true),
+        (DOWN_32, 0xFFFF_FFFD, false),
+        (DOWN_16, 0xFFF, false),
+        (DOWN_16, 0x1000, true),
+        (DOWN_16, 0xFFFC, true),
+        (DOWN_16, 0xFFFD, false),
+        (DOWN_16, 0x1_0000, false),
+    ];
+    // mov eax, [ebx]; int 0x80
+    let code = [0x8B, 0x03, 0xCD, 0x80];
+    for (access, offset, inside) in cases {
+        let mut cpu = machine(4 << 20, &code);
+        let mut state = lab::user_state();
+        state.segments[1] = lab::flat(lab::USER_CODE_32, 0xC0FB);
+        let segment = &mut state.segments[3];
+        (segment.base, segment.limit, segment.access) = (DATA, 0xFFF, access);
+        state.general[3] = offset;
+        cpu.restore(&state, 0);
+        let expected = if inside { 0x80 } else { 13 };
+        assert_eq!(
+            run_to_halt(&mut cpu),
+            Some(expected),
+            "{access:#x} {offset:#x}"
+        );
+    }
+}
