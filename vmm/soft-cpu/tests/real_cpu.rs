@@ -70,6 +70,33 @@ mod on_x86_64 {
         );
     }
 
+    /// A child is replaced when it dies, in the middle of a run: the new one must not mix up the
+    /// first cases that it gets with its own start.
+    #[test]
+    fn a_new_child_executes_the_first_case_it_gets() {
+        use oracle::case::CODE;
+        use oracle::encode::decode;
+        use oracle::fill::blank;
+        use oracle::forms::Mode;
+        use oracle::native::Native;
+
+        // mov eax, 5
+        let encoded = decode(&[0xB8, 5, 0, 0, 0], 0x800, Mode::Long).expect("it is claimed");
+        for _ in 0..50 {
+            let mut native = Native::new().expect("a child process starts");
+            for _ in 0..2 {
+                native.start(&[blank(&encoded)]).expect("it listens");
+                let outcomes = native.finish().expect("it answers");
+                let [outcome] = outcomes.as_slice() else {
+                    panic!("{} outcomes", outcomes.len());
+                };
+                assert_eq!(outcome.vector, 3);
+                assert_eq!(outcome.state.rip, CODE + 0x800 + 5 + 1);
+                assert_eq!(outcome.state.general[0], 5);
+            }
+        }
+    }
+
     /// Opcodes of later extensions are undefined.
     #[test]
     fn what_is_not_claimed_is_undefined() {
