@@ -11,7 +11,7 @@ mod on_x86_64 {
     /// A sample of cases of every claimed form: none differs, and none was left out.
     #[test]
     fn every_claimed_form_does_what_the_real_cpu_does() {
-        use oracle::forms::{Mode, claimed, exemption, only_faults};
+        use oracle::forms::{Mode, claimed, exemption, is_amd, only_faults};
         use oracle::tester::{Subject, Tester};
 
         /// Cases of each form.
@@ -22,6 +22,12 @@ mod on_x86_64 {
         /// compatibility mode. iced-x86 or the claim changed where these numbers do.
         const FORMS: [(usize, usize); 2] = [(1203, 26), (1111, 26)];
 
+        // Where manuals leave a choice, this CPU decides as AMD's do, and the table of what is
+        // undefined was completed on them. `examples/differential.rs` runs on any.
+        if !is_amd() {
+            eprintln!("SKIPPED: the sample wants a CPU of AMD's");
+            return;
+        }
         let mut tester = Tester::new();
         let (mut cases, mut failures, mut differing) = (0, Vec::new(), 0);
         let modes = [Mode::Long, Mode::Compatibility];
