@@ -80,6 +80,53 @@ fn a_32_bit_program_runs_in_compatibility_mode() {
 }
 
 #[test]
+fn a_16_bit_code_segment_has_16_bit_operands_addresses_and_branches() {
+    let mut assembler = CodeAssembler::new(16).expect("16 is a bitness");
+    let a = &mut assembler;
+    let run = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+        let (mut function, mut over) = (a.create_label(), a.create_label());
+        a.mov(bx, 0xFFF0)?;
+        a.mov(si, 0x130)?;
+        a.mov(ax, word_ptr(bx + si))?; // wraps around to 0x120
+        a.add(ax, 1)?;
+        a.adc(dx, 0)?;
+        a.call(function)?;
+        a.jmp(over)?;
+        a.set_label(&mut function)?;
+        a.movzx(ecx, sp)?;
+        a.mov(edi, dword_ptr(esp))?; // an address-size prefix
+        a.ret()?;
+        a.set_label(&mut over)?;
+        a.int(0x80)
+    };
+    run(a).expect("the code is well-formed");
+    let code = a.assemble(0).expect("it encodes");
+    let mut cpu = machine(4 << 20, &code);
+    put_word(&mut cpu, DATA + 0x120, 0xFFFF);
+    let mut state = lab::user_state();
+    let mut segment = lab::flat(lab::USER_CODE_32, 0x00FB);
+    (segment.base, segment.limit) = (CODE, 0xFFFF);
+    state.segments[1] = segment;
+    state.segments[3].base = DATA;
+    state.rip = 0;
+    state.general[0] = 0xAAAA_0000;
+    state.general[4] = DATA + 0x1000;
+    cpu.restore(&state, 0);
+    assert_eq!(run_to_halt(&mut cpu), Some(0x80));
+    let state = cpu.state();
+    // AL holds the vector by now.
+    assert_eq!(state.general[0], 0xAAAA_0080, "the upper half stays");
+    assert_eq!(state.general[2], 1, "the carry out of 16 bits");
+    assert_eq!(state.general[1], 0x0FFE, "the call pushed two bytes");
+    let call_returns_to = state.general[7] & 0xFFFF;
+    let jump_over_the_function = code[call_returns_to as usize];
+    assert_eq!(jump_over_the_function, 0xEB);
+    let frame = frame(&cpu, false);
+    assert_eq!(frame.rip, code.len() as u64);
+    assert_eq!(frame.rsp, DATA + 0x1000);
+}
+
+#[test]
 fn protected_mode_without_paging_enters_long_mode() {
     let mut assembler = CodeAssembler::new(32).expect("32 is a bitness");
     let a = &mut assembler;
@@ -121,4 +168,45 @@ fn protected_mode_without_paging_enters_long_mode() {
     assert_eq!(state.general[0], 0x1122_3344_5566_7788);
     assert_eq!(state.efer, 0x500);
     assert_eq!(state.segments[1].access, 0xA09B);
+}
+
+/// SDM vol. 3, 6.3: the limit of an expand-down segment is below its offsets, and its B flag says
+/// where they end.
+#[test]
+fn offsets_outside_a_segment_fault_in_compatibility_mode() {
+    const UP: u32 = 0x40F3;
+    const DOWN_32: u32 = 0x40F7;
+    const DOWN_16: u32 = 0x00F7;
+    let cases = [
+        (UP, 0, true),
+        (UP, 0xFFC, true),
+        (UP, 0xFFD, false),
+        (UP, 0xFFFF_FFFF, false),
+        (DOWN_32, 0xFFF, false),
+        (DOWN_32, 0x1000, true),
+        (DOWN_32, 0xFFFF_FFFC, true),
+        (DOWN_32, 0xFFFF_FFFD, false),
+        (DOWN_16, 0xFFF, false),
+        (DOWN_16, 0x1000, true),
+        (DOWN_16, 0xFFFC, true),
+        (DOWN_16, 0xFFFD, false),
+        (DOWN_16, 0x1_0000, false),
+    ];
+    // mov eax, [ebx]; int 0x80
+    let code = [0x8B, 0x03, 0xCD, 0x80];
+    for (access, offset, inside) in cases {
+        let mut cpu = machine(4 << 20, &code);
+        let mut state = lab::user_state();
+        state.segments[1] = lab::flat(lab::USER_CODE_32, 0xC0FB);
+        let segment = &mut state.segments[3];
+        (segment.base, segment.limit, segment.access) = (DATA, 0xFFF, access);
+        state.general[3] = offset;
+        cpu.restore(&state, 0);
+        let expected = if inside { 0x80 } else { 13 };
+        assert_eq!(
+            run_to_halt(&mut cpu),
+            Some(expected),
+            "{access:#x} {offset:#x}"
+        );
+    }
 }

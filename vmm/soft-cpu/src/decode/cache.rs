@@ -225,11 +225,13 @@ impl Cache {
         pages.set_code(page, 0);
     }
 
-    /// Drops everything.
+    /// Drops everything. What that takes depends on how much there is.
     pub(crate) fn clear(&mut self, core: &mut Core) {
-        self.blocks.clear();
+        // Only blocks that there are stand in front.
+        for block in self.blocks.drain(..).filter(|block| block.key != NO_KEY) {
+            self.front[Self::slot(block.key)] = (NO_KEY, NO_BLOCK);
+        }
         self.unused.clear();
-        self.front.fill((NO_KEY, NO_BLOCK));
         self.by_key.clear();
         self.by_page.clear();
         self.ops = 0;

@@ -94,6 +94,9 @@ impl Filler {
                 random.integer()
             };
         }
+        if random.one_in(6) {
+            equal_values(random, &mut case);
+        }
         general_by_mnemonic(random, instruction, &mut case);
         stack(random, instruction, encoded.mode, &mut case);
         strings(random, instruction, &mut case);
@@ -260,15 +263,18 @@ impl Filler {
 /// The address of operand `number`.
 pub(crate) fn address(instruction: &Instruction, number: u32, state: &State) -> u64 {
     instruction
-        .virtual_address(number, 0, |register, _, _| {
-            Some(match register {
-                Register::FS => state.fs_base,
-                Register::GS => state.gs_base,
-                Register::ES | Register::CS | Register::SS | Register::DS => 0,
-                _ => get(state, register),
-            })
-        })
+        .virtual_address(number, 0, |register, _, _| Some(value(state, register)))
         .unwrap_or(0)
+}
+
+/// What a register adds to an address: a segment register its base.
+pub(crate) fn value(state: &State, register: Register) -> u64 {
+    match register {
+        Register::FS => state.fs_base,
+        Register::GS => state.gs_base,
+        Register::ES | Register::CS | Register::SS | Register::DS => 0,
+        _ => get(state, register),
+    }
 }
 
 fn is_indirect(instruction: &Instruction) -> bool {
@@ -387,6 +393,16 @@ fn random_flags(random: &mut Random) -> u64 {
         value |= flags::TF;
     }
     value
+}
+
+/// Gives some general registers one value: random ones are seldom equal.
+fn equal_values(random: &mut Random, case: &mut Case) {
+    let value = random.integer();
+    for register in &mut case.state.general {
+        if random.one_in(2) {
+            *register = value;
+        }
+    }
 }
 
 /// Values that an instruction looks at in registers that it does not name.

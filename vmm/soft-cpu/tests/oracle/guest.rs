@@ -56,6 +56,7 @@ impl Guest {
             error,
             cr2,
             state,
+            ..
         }) = interrupted
         else {
             panic!("a case runs for ever: {code:02x?}");

@@ -63,6 +63,8 @@ pub(crate) struct Interrupted {
     pub(crate) error: u64,
     pub(crate) cr2: u64,
     pub(crate) state: State,
+    /// Positions that the program came forward before.
+    pub(crate) retired: u64,
 }
 
 impl Kernel {
@@ -184,9 +186,13 @@ impl Kernel {
 
     /// Runs `positions`, or up to an exception; this one is returned.
     pub(crate) fn run(&mut self, positions: u64) -> Option<Interrupted> {
-        match self.cpu.run(self.cpu.position() + positions) {
-            Exit::Limit => self.handler().map(|_| self.interrupted()),
-            Exit::Halt => Some(self.interrupted()),
+        let before = self.cpu.position();
+        let exit = self.cpu.run(before + positions);
+        let done = self.cpu.position() - before;
+        // An exception is a position, and so is the handler's HLT.
+        match exit {
+            Exit::Limit => self.handler().map(|_| self.interrupted(done - 1)),
+            Exit::Halt => Some(self.interrupted(done - 2)),
             other => panic!("a user program led to {other:?}"),
         }
     }
@@ -198,7 +204,7 @@ impl Kernel {
     }
 
     /// What the handler that was reached can see.
-    fn interrupted(&self) -> Interrupted {
+    fn interrupted(&self, retired: u64) -> Interrupted {
         let vector = self.handler().expect("only handlers halt");
         let mut state = self.user_state();
         let mut frame = state.general[4] - KERNEL;
@@ -217,6 +223,7 @@ impl Kernel {
             error,
             cr2: self.cpu.state().cr2,
             state,
+            retired,
         }
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!   parent                    child
+//!   new()        ◄─pipe───    handler: waits for the first cases
 //!   start(cases) ──pipe──►    handler: frame := case 0 ──sigreturn──► instruction
 //!   (runs soft meanwhile)     handler: outcome 0 := frame; frame := case 1 ──► ...
 //!   finish()     ◄─pipe───    handler: last outcome written
@@ -100,13 +101,20 @@ impl Native {
             -1 => Err(last_error("fork")),
             // SAFETY: this is the child, and `shared` is mapped in it.
             0 => unsafe { child(shared, requests_in.as_raw_fd(), replies_out.as_raw_fd()) },
-            _ => Ok(Native {
-                pid,
-                requests,
-                replies,
-                shared,
-                under_way: 0,
-            }),
+            _ => {
+                let mut native = Native {
+                    pid,
+                    requests,
+                    replies,
+                    shared,
+                    under_way: 0,
+                };
+                drop(replies_out);
+                // Until the child waits for requests, none may be in the mapping: its handler takes
+                // its first entry for the end of a case otherwise.
+                native.reply()?;
+                Ok(native)
+            }
         }
     }
 
@@ -126,9 +134,9 @@ impl Native {
         Ok(())
     }
 
-    /// Waits for the outcomes of what [`Native::start`] began. An error names the case at which
-    /// the child died or hung.
-    pub(crate) fn finish(&mut self) -> io::Result<Vec<Outcome>> {
+    /// Waits for the child to come to its next request. An error says how it died, or that it hangs,
+    /// and in which case.
+    fn reply(&mut self) -> io::Result<()> {
         let mut poll = libc::pollfd {
             fd: self.replies.as_raw_fd(),
             events: libc::POLLIN,
@@ -142,20 +150,26 @@ impl Native {
             }
         };
         let mut byte = [0];
-        let answered = ready == 1 && nix::unistd::read(&self.replies, &mut byte)? == 1;
-        if !answered {
-            // SAFETY: an atomic in the mapping.
-            let done = unsafe { (*self.shared).done.load(Ordering::SeqCst) };
-            let why = if ready == 1 {
-                self.end()
-            } else {
-                "hangs".to_owned()
-            };
-            return Err(io::Error::other(format!(
-                "the native child {why} in case {done} of {}",
-                self.under_way
-            )));
+        if ready == 1 && nix::unistd::read(&self.replies, &mut byte)? == 1 {
+            return Ok(());
         }
+        // SAFETY: an atomic in the mapping.
+        let done = unsafe { (*self.shared).done.load(Ordering::SeqCst) };
+        let why = if ready == 1 {
+            self.end()
+        } else {
+            "hangs".to_owned()
+        };
+        Err(io::Error::other(format!(
+            "the native child {why} in case {done} of {}",
+            self.under_way
+        )))
+    }
+
+    /// Waits for the outcomes of what [`Native::start`] began. An error names the case at which
+    /// the child died or hung.
+    pub(crate) fn finish(&mut self) -> io::Result<Vec<Outcome>> {
+        self.reply()?;
         let count = std::mem::take(&mut self.under_way);
         // SAFETY: the child has replied and waits for the next request; `count` of them are written.
         let outcomes = unsafe {
@@ -400,7 +414,7 @@ unsafe extern "C" fn handler(_: i32, _: *mut libc::siginfo_t, context: *mut libc
         if done == count {
             let mut byte = 1u8;
             let at = &raw mut byte as u64;
-            if count > 0 && syscall3(libc::SYS_write, 1, at, 1) != 1 {
+            if syscall3(libc::SYS_write, 1, at, 1) != 1 {
                 syscall3(libc::SYS_exit_group, 14, 0, 0);
             }
             if syscall3(libc::SYS_read, 0, at, 1) != 1 {

@@ -117,20 +117,9 @@ impl Process {
             .find(|r| (r.start..r.end).contains(&address)))
     }
 
-    /// All registers.
-    pub(crate) fn state(&self) -> io::Result<State> {
+    /// All registers but the floating-point ones.
+    pub(crate) fn integer_state(&self) -> io::Result<State> {
         let r = ptrace::getregs(self.pid).map_err(failed("PTRACE_GETREGS"))?;
-        let f = ptrace::getregset::<ptrace::regset::NT_PRFPREG>(self.pid)
-            .map_err(failed("PTRACE_GETREGSET"))?;
-        let mut fx = Fx([0; 512]);
-        fx.0[..2].copy_from_slice(&f.cwd.to_le_bytes());
-        fx.0[2..4].copy_from_slice(&f.swd.to_le_bytes());
-        fx.0[4..6].copy_from_slice(&f.ftw.to_le_bytes());
-        fx.0[24..28].copy_from_slice(&f.mxcsr.to_le_bytes());
-        let words = f.st_space.iter().chain(&f.xmm_space);
-        for (to, word) in fx.0[32..FX_USED].chunks_exact_mut(4).zip(words) {
-            to.copy_from_slice(&word.to_le_bytes());
-        }
         Ok(State {
             general: [
                 r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11,
@@ -141,8 +130,25 @@ impl Process {
             selectors: [r.es, r.cs, r.ss, r.ds, r.fs, r.gs].map(|selector| selector as u16),
             fs_base: r.fs_base,
             gs_base: r.gs_base,
-            fx,
+            fx: Fx([0; 512]),
         })
+    }
+
+    /// All registers.
+    pub(crate) fn state(&self) -> io::Result<State> {
+        let mut state = self.integer_state()?;
+        let f = ptrace::getregset::<ptrace::regset::NT_PRFPREG>(self.pid)
+            .map_err(failed("PTRACE_GETREGSET"))?;
+        let fx = &mut state.fx;
+        fx.0[..2].copy_from_slice(&f.cwd.to_le_bytes());
+        fx.0[2..4].copy_from_slice(&f.swd.to_le_bytes());
+        fx.0[4..6].copy_from_slice(&f.ftw.to_le_bytes());
+        fx.0[24..28].copy_from_slice(&f.mxcsr.to_le_bytes());
+        let words = f.st_space.iter().chain(&f.xmm_space);
+        for (to, word) in fx.0[32..FX_USED].chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        Ok(state)
     }
 
     /// Sets the general registers, RIP and the flags.

@@ -22,6 +22,8 @@ pub(crate) struct Pool {
     /// Those that look at flags, and conditional branches.
     lookers: Vec<Code>,
     branches: Vec<Code>,
+    /// What is fused with a conditional branch behind it.
+    comparisons: Vec<Code>,
 }
 
 impl Pool {
@@ -38,10 +40,13 @@ impl Pool {
             instruction.rflags_read() != 0
         };
         let lookers = all.iter().copied().filter(looks).collect();
+        let compares = |code: &Code| matches!(code.mnemonic(), Mnemonic::Cmp | Mnemonic::Test);
+        let comparisons = all.iter().copied().filter(compares).collect();
         Pool {
             all,
             lookers,
             branches,
+            comparisons,
         }
     }
 
@@ -54,8 +59,11 @@ impl Pool {
         let count = 2 + random.below(LONGEST - 1);
         while (instructions.len() as u64) < count {
             let last = instructions.len() as u64 + 1 == count;
+            let last_but_one = instructions.len() as u64 + 2 == count;
             let code = if last && random.one_in(2) {
                 random.pick(&self.branches)
+            } else if last_but_one && random.one_in(3) {
+                random.pick(&self.comparisons)
             } else if random.one_in(3) {
                 random.pick(&self.lookers)
             } else {
@@ -106,7 +114,7 @@ pub(crate) fn last_begun(encoded: &Encoded, rip: u64) -> u64 {
 }
 
 /// What is undefined after `instruction`, if `before` was undefined.
-fn undefined_after(before: u64, instruction: &Instruction) -> u64 {
+pub(crate) fn undefined_after(before: u64, instruction: &Instruction) -> u64 {
     use Mnemonic::*;
     if matches!(
         instruction.mnemonic(),

@@ -149,6 +149,7 @@ impl Tester {
                     eprintln!("{error}: {:02x?}", &case.code[..case.code_len as usize]);
                     return vec![lost(case)];
                 }
+                eprintln!("{error}; the batch is repeated, one case at a time");
                 cases
                     .iter()
                     .flat_map(|case| self.both(std::slice::from_ref(case)).0)

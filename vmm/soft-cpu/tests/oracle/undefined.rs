@@ -44,7 +44,7 @@ pub(crate) enum Tolerance {
     /// Equal.
     #[default]
     Exact,
-    /// Singles within a relative error of 1.5 × 2⁻¹² each (SDM vol. 1, 10.4.? and vol. 2, RCPPS).
+    /// Singles within a relative error of 1.5 × 2⁻¹² each (SDM vol. 2, RCPPS and RSQRTPS).
     Approximation,
     /// Double-extended within one unit in the last place each (SDM vol. 1, 8.3.10).
     Transcendental,
