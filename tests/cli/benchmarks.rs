@@ -4,7 +4,6 @@
 use serde_json::Value;
 
 use super::ftvm;
-use super::harness::no_kvm;
 
 fn figure(figures: &Value, path: &str) -> f64 {
     let value = figures.pointer(path);
@@ -23,9 +22,6 @@ fn is_ordered(figures: &Value, path: &str) {
 
 #[test]
 fn a_quick_run_has_every_figure_and_loses_nothing() {
-    if no_kvm() {
-        return;
-    }
     let figures = ftvm(&["bench", "--quick", "--json"]).exits(0).json();
 
     for fault in ["/lost", "/duplicated", "/connections_broken"] {

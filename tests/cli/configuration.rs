@@ -3,15 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use super::harness::{Process, no_kvm};
+use super::harness::Process;
 use super::{command, ftvm, text};
 
 /// A node that writes a small log, told by a file; it runs into the log's bound.
 #[test]
 fn a_node_runs_as_the_file_says_and_flags_win() {
-    if no_kvm() {
-        return;
-    }
     let dir = tempfile::tempdir().expect("a directory");
     let (socket, log) = (dir.path().join("a.sock"), dir.path().join("log"));
     let file = dir.path().join("vm.toml");

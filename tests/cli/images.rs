@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::harness::{Process, no_kvm};
+use super::harness::Process;
 use super::{Ran, command, ftvm, text};
 
 #[test]
@@ -142,9 +142,6 @@ fn run_alone(dir: &Path, name: &str, more: &[&str]) -> (Process, String) {
 /// ONE-3: the image of a node that was killed may not be the newest.
 #[test]
 fn one_3_an_image_of_a_killed_node_wants_a_persons_word() {
-    if no_kvm() {
-        return;
-    }
     let dir = tempfile::tempdir().expect("a directory");
     let image = disk(dir.path(), "disk.img", 1 << 20);
     let stamp = || fs::read_to_string(format!("{image}.ftvm")).expect("a stamp");
@@ -216,9 +213,6 @@ impl Console {
 
 #[test]
 fn the_console_is_attached_and_detached() {
-    if no_kvm() {
-        return;
-    }
     let dir = tempfile::tempdir().expect("a directory");
     let (mut node, socket) = run_alone(dir.path(), "node", &["--guest", "kv"]);
     let mut console = Console::attach(dir.path(), &socket);

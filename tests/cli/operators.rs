@@ -44,9 +44,6 @@ fn without_a_node_everybody_says_so() {
 
 #[test]
 fn a_node_is_looked_at_and_commanded() {
-    if no_kvm() {
-        return;
-    }
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("a.sock");
     let args = [

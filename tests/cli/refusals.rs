@@ -105,46 +105,44 @@ fn what_cannot_be_is_refused_with_a_word_and_leaves_nothing() {
     );
     node(&["--detect", "1"], "--detect");
     node(&["--failpoint", "nowhere"], "before-write");
-    if !no_kvm() {
-        node(&["--kernel", text(&no_kernel)], "is no kernel");
-        node(&["--kernel", text(&torn_kernel)], "loading ");
-        node(&["--net", "gateway=127.0.0.1:1"], "127.0.0.1:1");
-        node(
-            &["--net", "tap=a-name-that-is-too-long"],
-            "no name of a network interface",
-        );
-        node(
-            &["--console", "/nonexistent/console"],
-            "opening the console file",
-        );
-        node(
-            &["--control", "/proc/nowhere/socket"],
-            "for the control socket",
-        );
-        let run = |more: &[&str], what: &str| refused(&[&["run"], more].concat(), what);
-        run(&["--listen", &busy], "is another node using the port");
-        // SEC-1
-        run(&["--listen", "0.0.0.0:0"], "needs keys and encryption");
-        run(
-            &["--log", text(&full), "--listen", "127.0.0.1:0"],
-            "name an empty or a new directory",
-        );
-        run(
-            &["--log", "/proc/log", "--listen", "127.0.0.1:0"],
-            "cannot create /proc/log",
-        );
-        let backup = [
-            "backup",
-            "--primary",
-            "127.0.0.1:1",
-            "--arbiter",
-            "127.0.0.1:1",
-        ];
-        refused(
-            &[&backup[..], &["--listen", "0.0.0.0:0"]].concat(),
-            "needs keys",
-        );
-    }
+    node(&["--kernel", text(&no_kernel)], "is no kernel");
+    node(&["--kernel", text(&torn_kernel)], "loading ");
+    node(&["--net", "gateway=127.0.0.1:1"], "127.0.0.1:1");
+    node(
+        &["--net", "tap=a-name-that-is-too-long"],
+        "no name of a network interface",
+    );
+    node(
+        &["--console", "/nonexistent/console"],
+        "opening the console file",
+    );
+    node(
+        &["--control", "/proc/nowhere/socket"],
+        "for the control socket",
+    );
+    let run = |more: &[&str], what: &str| refused(&[&["run"], more].concat(), what);
+    run(&["--listen", &busy], "is another node using the port");
+    // SEC-1
+    run(&["--listen", "0.0.0.0:0"], "needs keys and encryption");
+    run(
+        &["--log", text(&full), "--listen", "127.0.0.1:0"],
+        "name an empty or a new directory",
+    );
+    run(
+        &["--log", "/proc/log", "--listen", "127.0.0.1:0"],
+        "cannot create /proc/log",
+    );
+    let backup = [
+        "backup",
+        "--primary",
+        "127.0.0.1:1",
+        "--arbiter",
+        "127.0.0.1:1",
+    ];
+    refused(
+        &[&backup[..], &["--listen", "0.0.0.0:0"]].concat(),
+        "needs keys",
+    );
     refused(&["backup"], "required arguments were not provided");
     refused(&["backup", "--primary", "127.0.0.1:1"], "give --arbiter");
 
@@ -203,9 +201,6 @@ fn a_log_of_another_version_is_refused_by_all_that_read_one() {
 /// DET-4: what two nodes must agree on is named when they do not.
 #[test]
 fn nodes_with_different_configurations_refuse_each_other() {
-    if no_kvm() {
-        return;
-    }
     let world = World::new(1);
     let dir = tempfile::tempdir().expect("a directory");
     let disk = |name: &str, byte: u8| {
@@ -251,9 +246,6 @@ fn nodes_with_different_configurations_refuse_each_other() {
 /// left of a guest that never ran.
 #[test]
 fn fail_4_without_an_arbiter_a_node_says_so_and_waits() {
-    if no_kvm() {
-        return;
-    }
     let dir = tempfile::tempdir().expect("a directory");
     let (log, control) = (dir.path().join("log"), dir.path().join("a.sock"));
     let args = [
@@ -283,7 +275,7 @@ fn without_kvm_a_node_says_what_to_do() {
         eprintln!("SKIPPED: only root can take /dev/kvm away");
         return;
     }
-    let run = ["run", "--alone", "--listen", "127.0.0.1:0"];
+    let run = ["run", "--alone", "--cpu", "kvm", "--listen", "127.0.0.1:0"];
     let hidden = tempfile::tempdir().expect("a directory");
     let mut unshare = Command::new("unshare");
     unshare

@@ -273,9 +273,6 @@ fn a_log_that_cannot_be_replayed_here_is_refused() {
 
 #[test]
 fn one_1_the_log_of_a_survivor_is_one_history_and_its_frames_come_out_again() {
-    if no_kvm() {
-        return;
-    }
     let world = World::new(1);
     let (mut primary, mut backup) = world.pair();
     let clients = Clients::start(world.forward());

@@ -1,13 +1,10 @@
 //! Servers of the arbiter killed and restarted while a VM is protected.
 
 use crate::ENOUGH;
-use crate::harness::{Clients, World, no_kvm};
+use crate::harness::{Clients, World};
 
 #[test]
 fn fail_4_without_a_majority_of_the_arbiter_everything_holds_and_goes_on_when_it_returns() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::new(3);
     let (mut primary, mut backup) = world.pair();
     let clients = Clients::start(world.forward());
@@ -31,9 +28,6 @@ fn fail_4_without_a_majority_of_the_arbiter_everything_holds_and_goes_on_when_it
 /// TAS-2: what was opened outlives every server.
 #[test]
 fn tas_2_each_server_is_killed_and_restarted_under_load_then_all_then_the_primary_dies() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(3);
     let (mut primary, mut backup) = world.pair();
     let clients = Clients::start(world.forward());

@@ -1,13 +1,10 @@
 //! Kills before the pair is protected, and in the guest's first moments.
 
-use crate::harness::{Client, World, first_to, no_kvm};
+use crate::harness::{Client, World, first_to};
 
 /// The guest's very first outputs may be lost with the primary; the backup says them again (OUT-4).
 #[test]
 fn live_1_the_primary_is_killed_while_the_guest_boots() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(1);
     let mut primary = world.primary("node-a", &[]);
     let mut backup = world.backup("node-b", primary.address(), &[]);
@@ -20,9 +17,6 @@ fn live_1_the_primary_is_killed_while_the_guest_boots() {
 
 #[test]
 fn fail_2_the_backup_is_killed_while_the_guest_boots() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(1);
     let mut primary = world.primary("node-a", &[]);
     let mut backup = world.backup("node-b", primary.address(), &[]);
@@ -37,9 +31,6 @@ fn fail_2_the_backup_is_killed_while_the_guest_boots() {
 /// backup waits for the next primary, which may use the name.
 #[test]
 fn one_2_the_primary_is_killed_before_the_pair_is_protected() {
-    if no_kvm() {
-        return;
-    }
     let world = World::new(1);
     let mut first = world.primary("node-a", &[]);
     let address = first.address();

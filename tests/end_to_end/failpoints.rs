@@ -41,9 +41,6 @@ fn out_4_a_primary_that_dies_after_a_write_has_it_said_twice() {
 /// ONE-2: no generation is open, so no guest ran: the backup waits for another primary.
 #[test]
 fn one_2_a_primary_that_dies_before_it_opens_leaves_nothing() {
-    if no_kvm() {
-        return;
-    }
     let world = World::new(1);
     let mut primary = world.primary("node-a", &["--failpoint", "before-open"]);
     let address = primary.address();
@@ -57,9 +54,6 @@ fn one_2_a_primary_that_dies_before_it_opens_leaves_nothing() {
 /// The backup does not know yet that it is a member; the arbiter says so (ONE-2, LIVE-1).
 #[test]
 fn one_2_a_primary_that_dies_when_it_has_opened_is_taken_over_from() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(1);
     let mut primary = world.primary("node-a", &["--failpoint", "after-open"]);
     let mut backup = world.backup("node-b", primary.address(), &[]);
@@ -87,9 +81,6 @@ fn backup_dies(world: &World, failpoint: &str) -> (crate::harness::Process, Clie
 /// LIVE-1: nobody has claimed, so the primary goes on.
 #[test]
 fn fail_9_a_backup_that_dies_before_its_claim_leaves_the_vm_to_the_primary() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(1);
     let (mut primary, clients) = backup_dies(&world, "before-claim");
     primary.wait_for_state("ALONE");
@@ -101,9 +92,6 @@ fn fail_9_a_backup_that_dies_before_its_claim_leaves_the_vm_to_the_primary() {
 
 /// Two failures: the VM stops. What a person recovers has lost nothing, since the winner said nothing.
 fn winner_dies(failpoint: &str) {
-    if no_kvm() {
-        return;
-    }
     let world = World::new(1);
     let (mut primary, clients) = backup_dies(&world, failpoint);
     primary.wait_for_state("STOPPED");

@@ -2,14 +2,11 @@
 
 use crate::ENOUGH;
 use crate::harness::Manner::Pipelined;
-use crate::harness::{Client, Clients, World, no_kvm};
+use crate::harness::{Client, Clients, World};
 
 /// ONE-1.
 #[test]
 fn live_1_the_primary_is_killed_and_the_same_connections_go_on() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(3);
     let (mut primary, mut backup) = world.pair();
     let clients = Clients::start(world.forward());
@@ -26,9 +23,6 @@ fn live_1_the_primary_is_killed_and_the_same_connections_go_on() {
 /// ONE-1.
 #[test]
 fn fail_2_the_backup_is_killed_and_the_primary_claims_and_goes_on() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(3);
     let (mut primary, mut backup) = world.pair();
     let clients = Clients::start(world.forward());
@@ -45,9 +39,6 @@ fn fail_2_the_backup_is_killed_and_the_primary_claims_and_goes_on() {
 
 #[test]
 fn live_1_the_primary_is_killed_under_heavy_writes_of_64_clients() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(1);
     let (mut primary, mut backup) = world.pair();
     let clients = Clients::of(world.forward(), &[Pipelined(16); 64]);
@@ -63,9 +54,6 @@ fn live_1_the_primary_is_killed_under_heavy_writes_of_64_clients() {
 /// Each VM has the name and the gateway of the one before.
 #[test]
 fn live_1_ten_failovers_in_a_row() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::new(1);
     world.detect_ms = 200;
     for round in 0..10 {

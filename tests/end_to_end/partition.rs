@@ -1,14 +1,11 @@
 //! The channel between two live nodes is cut.
 
 use crate::ENOUGH;
-use crate::harness::{Clients, World, first_to, no_kvm};
+use crate::harness::{Clients, World, first_to};
 
 /// ONE-1, FAIL-3.
 #[test]
 fn one_1_the_channel_is_cut_and_exactly_one_survives() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(3);
     let (mut primary, mut backup, cable) = world.pair_with_cable();
     let clients = Clients::start(world.forward());

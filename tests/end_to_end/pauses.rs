@@ -3,14 +3,11 @@
 use nix::sys::signal::Signal;
 
 use crate::ENOUGH;
-use crate::harness::{Client, Clients, World, no_kvm};
+use crate::harness::{Client, Clients, World};
 
 /// ONE-1, FAIL-9.
 #[test]
 fn fail_3_a_primary_that_was_stopped_and_wakes_halts_and_says_nothing_of_its_own() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(1);
     let (mut primary, mut backup) = world.pair();
     let clients = Clients::start(world.forward());
@@ -28,9 +25,6 @@ fn fail_3_a_primary_that_was_stopped_and_wakes_halts_and_says_nothing_of_its_own
 
 #[test]
 fn fail_2_a_backup_that_was_stopped_and_wakes_halts() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(1);
     let (mut primary, mut backup) = world.pair();
     let clients = Clients::start(world.forward());
@@ -47,9 +41,6 @@ fn fail_2_a_backup_that_was_stopped_and_wakes_halts() {
 
 #[test]
 fn fail_3_a_loser_keeps_its_state_and_a_person_may_recover_it() {
-    if no_kvm() {
-        return;
-    }
     let world = World::new(1);
     let (mut primary, mut backup) = world.pair();
     primary.signal(Signal::SIGSTOP);

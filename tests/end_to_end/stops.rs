@@ -3,13 +3,10 @@
 use nix::sys::signal::Signal;
 
 use crate::ENOUGH;
-use crate::harness::{Clients, World, no_kvm};
+use crate::harness::{Clients, World};
 
 #[test]
 fn fail_10_a_stop_and_ctrl_c_do_not_fail_over_and_sigterm_hands_over() {
-    if no_kvm() {
-        return;
-    }
     let world = World::new(1);
     let (mut primary, mut backup) = world.pair();
     primary.signal(Signal::SIGINT);
@@ -31,9 +28,6 @@ fn fail_10_a_stop_and_ctrl_c_do_not_fail_over_and_sigterm_hands_over() {
 /// No request is lost, and no word is said by both.
 #[test]
 fn fail_10_an_operator_hands_the_vm_over_under_load() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(1);
     let (mut primary, mut backup) = world.pair();
     let clients = Clients::start(world.forward());

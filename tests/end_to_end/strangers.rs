@@ -4,13 +4,10 @@ use std::io::Write;
 use std::net::TcpStream;
 
 use crate::ENOUGH;
-use crate::harness::{Client, Clients, World, no_kvm};
+use crate::harness::{Client, Clients, World};
 
 #[test]
 fn one_2_a_second_primary_of_a_running_vm_is_refused() {
-    if no_kvm() {
-        return;
-    }
     let world = World::new(1);
     let mut first = world.primary("node-a", &["--alone"]);
     first.wait_for_state("ALONE");
@@ -26,9 +23,6 @@ fn one_2_a_second_primary_of_a_running_vm_is_refused() {
 
 #[test]
 fn sec_2_a_stranger_on_the_replication_port_is_turned_away() {
-    if no_kvm() {
-        return;
-    }
     let world = World::new(1);
     let (mut primary, _backup) = world.pair();
     let clients = Clients::start(world.forward());
@@ -45,9 +39,6 @@ fn sec_2_a_stranger_on_the_replication_port_is_turned_away() {
 /// ONE-1: a dead node that is started again, as it was or in another way, is no part of the VM.
 #[test]
 fn one_2_a_node_that_comes_back_from_the_dead_is_refused() {
-    if no_kvm() {
-        return;
-    }
     let mut world = World::listening(1);
     let (mut primary, mut backup) = world.pair();
     let survivor = backup.address();
@@ -89,9 +80,6 @@ fn one_2_a_node_that_comes_back_from_the_dead_is_refused() {
 /// person decides.
 #[test]
 fn one_2_an_old_winner_that_is_started_again_says_nothing() {
-    if no_kvm() {
-        return;
-    }
     let world = World::listening(1);
     let (mut primary, mut backup) = world.pair();
     let listened = primary.address();

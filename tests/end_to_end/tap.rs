@@ -3,14 +3,11 @@
 use std::sync::Arc;
 
 use crate::ENOUGH;
-use crate::harness::{Clients, Lab, Manner, World, no_kvm};
+use crate::harness::{Clients, Lab, Manner, World};
 
 /// FAIL-7: the bridge learns where the guest is now, and the client's one connection goes on.
 #[test]
 fn live_1_over_tap_and_bridge_the_kernels_tcp_connection_outlives_the_primary() {
-    if no_kvm() {
-        return;
-    }
     let Some(lab) = Lab::build() else { return };
     let world = World::over_taps(1, &lab);
     let (mut primary, mut backup) = world.pair();
