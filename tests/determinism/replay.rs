@@ -32,11 +32,16 @@ fn config() -> MachineConfig {
 
 /// A CPU backend under test.
 trait Backend: Cpu + Sized {
+    /// The command line of a `noise` that runs for long enough for digests of RAM to be taken.
+    const NOISE: &'static str;
+
     /// A machine on it; `None`, loudly, where there is none.
     fn machine(images: BootImages) -> Option<Machine<Self>>;
 }
 
 impl Backend for KvmCpu {
+    const NOISE: &'static str = "rounds=60";
+
     fn machine(images: BootImages) -> Option<Machine<Self>> {
         let kvm = kvm()?;
         Some(Machine::build(config(), images, |ram| KvmCpu::new(&kvm, ram)).expect("it builds"))
@@ -44,6 +49,8 @@ impl Backend for KvmCpu {
 }
 
 impl Backend for SoftCpu {
+    const NOISE: &'static str = "rounds=400";
+
     fn machine(images: BootImages) -> Option<Machine<Self>> {
         Some(Machine::build(config(), images, |ram| Ok(SoftCpu::new(ram))).expect("it builds"))
     }
@@ -226,7 +233,7 @@ fn det_1_the_kv_guest_boots_and_replays_to_the_same_state<C: Backend>() {
 }
 
 fn det_1_noise_replays_to_the_same_state<C: Backend>() {
-    recorded_and_replayed::<C>("noise", "rounds=60", None);
+    recorded_and_replayed::<C>("noise", C::NOISE, None);
 }
 
 fn det_1_bench_replays_to_the_same_state<C: Backend>() {
@@ -235,13 +242,11 @@ fn det_1_bench_replays_to_the_same_state<C: Backend>() {
 
 /// A recorded run of `noise`, and its machine at the end.
 fn noise<C: Backend>() -> Option<(Machine<C>, Recording)> {
-    let mut first = machine("noise", NOISE)?;
+    let mut first = machine("noise", C::NOISE)?;
     let (recording, stop) = record(&mut first, []);
     assert!(matches!(stop, Stop::Off(PowerOff::Guest)), "{stop}");
     Some((first, recording))
 }
-
-const NOISE: &str = "rounds=60";
 
 /// The places in a log after which a machine that replays it stands between two steps.
 fn boundaries(entries: &[Entry]) -> Vec<usize> {
@@ -260,7 +265,7 @@ fn det_1_a_machine_restored_at_random_positions_goes_on_identically<C: Backend>(
     let cuts: Vec<usize> = (1..6)
         .map(|i| boundaries[boundaries.len() * i / 6])
         .collect();
-    let mut machine_now = machine::<C>("noise", NOISE).expect("as before");
+    let mut machine_now = machine::<C>("noise", C::NOISE).expect("as before");
     let (mut outputs, mut from) = (Vec::new(), 0);
     for cut in cuts {
         let (said, stop) = replay(&mut machine_now, &recording.entries[from..cut]);
@@ -268,7 +273,7 @@ fn det_1_a_machine_restored_at_random_positions_goes_on_identically<C: Backend>(
         outputs.extend(said);
         from = cut;
         let state = machine_now.save().expect("between two steps");
-        machine_now = machine::<C>("noise", NOISE).expect("as before");
+        machine_now = machine::<C>("noise", C::NOISE).expect("as before");
         machine_now.restore(&state).expect("the same machine");
         assert_eq!(machine_now.save().expect("between two steps"), state);
     }
@@ -286,7 +291,7 @@ fn log_3_a_machine_never_runs_past_what_it_has_heard_of<C: Backend>() {
     let Some((_, recording)) = noise::<C>() else {
         return;
     };
-    let mut machine = machine::<C>("noise", NOISE).expect("as before");
+    let mut machine = machine::<C>("noise", C::NOISE).expect("as before");
     let mut from = 0;
     for cut in boundaries(&recording.entries)
         .into_iter()
@@ -348,7 +353,7 @@ fn det_5_a_changed_entry_is_noticed_and_named<C: Backend>() {
             .rev()
             .find(|i| change(&mut entries[*i].payload));
         let changed = entries[changed.expect("noise has some of each")].index;
-        let mut machine = machine::<C>("noise", NOISE).expect("as before");
+        let mut machine = machine::<C>("noise", C::NOISE).expect("as before");
         match replay(&mut machine, &entries).1 {
             Stop::Diverged { at, .. } => assert!(at >= changed, "{name}: {at} before {changed}"),
             other => panic!("{name} went unnoticed: {other}"),
@@ -389,7 +394,7 @@ fn det_5_a_flipped_bit_in_memory_or_a_register_is_noticed<C: Backend>() {
         }),
     ];
     for (name, plant) in plants {
-        let mut machine = machine::<C>("noise", NOISE).expect("as before");
+        let mut machine = machine::<C>("noise", C::NOISE).expect("as before");
         let (_, stop) = replay(&mut machine, &recording.entries[..cut]);
         assert!(matches!(stop, Stop::EndOfLog), "{stop}");
         plant(&mut machine);

@@ -36,7 +36,7 @@ impl CpuChoice {
 }
 
 /// The faster one for kernel code, and why.
-fn fastest() -> (Backend, String) {
+pub(super) fn fastest() -> (Backend, String) {
     let speed = match host::open() {
         Ok(kvm) => host::probe_speed(&kvm),
         Err(error) => return (Backend::Soft, error.to_string()),

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::output::json_line;
 use super::text::{Tone, print, toned};
+use crate::cpu::Backend;
 
 /// What this host can do, what it cannot hide from a guest, and what to do about it.
 #[derive(Debug, Args)]
@@ -18,7 +19,7 @@ Example:
   ftvm doctor
   ftvm doctor --json | jq '.checks[] | select(.verdict != \"ok\")'
 
-Exit status: 0 if a guest can be run here, 1 if not. Warnings change nothing about it.")]
+Guests run on every host: `cpu` is what --cpu auto takes for the small ones.")]
 pub(super) struct DoctorArgs {
     /// Answer in JSON.
     #[arg(long)]
@@ -33,8 +34,6 @@ enum Verdict {
     Ok,
     /// It limits what can be done.
     Warn,
-    /// No guest can be run.
-    Fail,
 }
 
 /// One line of the answer.
@@ -66,19 +65,15 @@ impl Check {
             ..Check::ok(check, found)
         }
     }
-
-    fn fail(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Check {
-            verdict: Verdict::Fail,
-            ..Check::warn(check, found, advice)
-        }
-    }
 }
 
 /// The answer of `--json`.
 #[derive(Debug, Serialize)]
 struct Diagnosis {
-    runs_guests: bool,
+    /// What `--cpu auto` takes for an embedded guest.
+    cpu: Backend,
+    /// Why.
+    why: String,
     checks: Vec<Check>,
 }
 
@@ -86,21 +81,14 @@ struct Diagnosis {
 pub(super) fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut checks = kvm_checks::checks();
     checks.extend(host_checks::checks());
-    let runs_guests = checks.iter().all(|check| check.verdict != Verdict::Fail);
-    let diagnosis = Diagnosis {
-        runs_guests,
-        checks,
-    };
+    let (cpu, why) = super::cpu::fastest();
+    let diagnosis = Diagnosis { cpu, why, checks };
     if args.json {
         json_line(&diagnosis)?;
     } else {
         print(&view(&diagnosis))?;
     }
-    Ok(if runs_guests {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(ExitCode::SUCCESS)
 }
 
 fn view(diagnosis: &Diagnosis) -> String {
@@ -112,7 +100,6 @@ fn view(diagnosis: &Diagnosis) -> String {
         let verdict = match check.verdict {
             Verdict::Ok => toned("ok  ", Tone::Good),
             Verdict::Warn => toned("warn", Tone::Doubtful),
-            Verdict::Fail => toned("FAIL", Tone::Bad),
         };
         let (name, found) = (check.check, &check.found);
         let width = width.unwrap_or(0);
@@ -121,9 +108,7 @@ fn view(diagnosis: &Diagnosis) -> String {
             report += &format!("{indent}{advice}\n");
         }
     }
-    let (word, tone) = match diagnosis.runs_guests {
-        true => ("This host runs guests.", Tone::Good),
-        false => ("This host cannot run a guest.", Tone::Bad),
-    };
-    report + &toned(word, tone) + "\n"
+    let Diagnosis { cpu, why, .. } = diagnosis;
+    let word = toned("This host runs guests.", Tone::Good);
+    report + &format!("{word} --cpu auto is {cpu} for the small ones: {why}\n")
 }

@@ -1,4 +1,5 @@
-//! What this host's KVM does, and what it cannot hide (DET-4).
+//! What this host's KVM does, and what it cannot hide (DET-4). Nothing here is fatal: what KVM
+//! cannot run, the CPU in software does.
 
 use kvm_ioctls::Kvm;
 
@@ -36,7 +37,7 @@ pub(super) fn checks() -> Vec<Check> {
         ("unlogged MSRs", msrs(&kvm)),
     ] {
         checks.push(check.unwrap_or_else(|error| {
-            Check::fail(
+            Check::warn(
                 name,
                 format!("{error:#}"),
                 "this KVM does not run a guest of four lines",
@@ -50,22 +51,22 @@ fn no_kvm(error: &KvmError) -> Check {
     let (found, advice) = match error {
         KvmError::Missing => (
             "there is none".to_owned(),
-            "load its module (`modprobe kvm_intel` or `modprobe kvm_amd`), or switch nested \
-             virtualisation on where this is itself a VM",
+            "guests run on the CPU in software. For KVM load its module (`modprobe kvm_intel` or \
+             `modprobe kvm_amd`), or switch nested virtualisation on where this is itself a VM",
         ),
         KvmError::Permission => (
             "it may not be opened".to_owned(),
-            "add yourself to the group that owns it: `sudo usermod -aG kvm $USER`, then log in \
-             again",
+            "guests run on the CPU in software. For KVM add yourself to the group that owns it: \
+             `sudo usermod -aG kvm $USER`, then log in again",
         ),
         KvmError::Other(source) => (source.to_string(), "see what `dmesg` says of kvm"),
     };
-    Check::fail("/dev/kvm", found, advice)
+    Check::warn("/dev/kvm", found, advice)
 }
 
 fn speed(kvm: &Kvm) -> Check {
     match host::probe_speed(kvm) {
-        Err(error) => Check::fail(
+        Err(error) => Check::warn(
             "kind of KVM",
             format!("it does not run a guest: {error:#}"),
             "see what `dmesg` says of kvm",
@@ -80,8 +81,8 @@ fn speed(kvm: &Kvm) -> Check {
                 "software" => Check::warn(
                     "kind of KVM",
                     found,
-                    "kernel code is interpreted: right for the small guests that ftvm carries, too \
-                     slow for Linux. Both hosts of a VM need the same kind",
+                    "kernel code is interpreted, so `--cpu auto` takes the CPU in software. On KVM \
+                     both hosts of a VM need the same kind",
                 ),
                 _ => Check::ok("kind of KVM", found),
             }
