@@ -29,8 +29,8 @@ pub(in crate::cli) enum ClientError {
     Closed,
     #[error("the connection broke: {0}")]
     Broken(#[from] io::Error),
-    #[error("no answer within {} s", PATIENCE.as_secs())]
-    NoAnswer,
+    #[error("no answer within {} s to {request} on the connection from {from}", PATIENCE.as_secs())]
+    NoAnswer { request: String, from: SocketAddr },
     #[error(transparent)]
     Malformed(#[from] Malformed),
     #[error(transparent)]
@@ -43,6 +43,8 @@ pub(in crate::cli) enum ClientError {
 #[derive(Debug)]
 pub(in crate::cli) struct Connection {
     stream: TcpStream,
+    /// This end, by which a capture tells connections apart.
+    from: SocketAddr,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
 }
@@ -53,6 +55,7 @@ impl Connection {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Connection {
+            from: stream.local_addr()?,
             stream,
             inbox: Vec::with_capacity(READ_BYTES),
             outbox: Vec::new(),
@@ -64,11 +67,43 @@ impl Connection {
         &mut self,
         words: &[W],
     ) -> Result<Reply, ClientError> {
-        let words: Vec<&[u8]> = words.iter().map(AsRef::as_ref).collect();
         self.outbox.clear();
+        self.queue(words);
+        self.send().await?;
+        self.reply(words).await
+    }
+
+    /// The values of `keys`, asked for all at once: one by one each would cost the time of a round
+    /// trip.
+    async fn values(&mut self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>, ClientError> {
+        let commands: Vec<[&str; 2]> = keys.iter().map(|key| ["GET", key]).collect();
+        self.outbox.clear();
+        commands.iter().for_each(|words| self.queue(words));
+        self.send().await?;
+        let mut values = Vec::with_capacity(keys.len());
+        for words in &commands {
+            match self.reply(words).await? {
+                Reply::Bulk(value) => values.push(value),
+                other => return Err(ClientError::Unexpected(other)),
+            }
+        }
+        Ok(values)
+    }
+
+    fn queue<W: AsRef<[u8]>>(&mut self, words: &[W]) {
+        let words: Vec<&[u8]> = words.iter().map(AsRef::as_ref).collect();
         resp::encode(&words, &mut self.outbox);
+    }
+
+    /// Hands what is queued to the kernel, whose buffer is larger than all that is ever asked at
+    /// once.
+    async fn send(&mut self) -> Result<(), ClientError> {
+        Ok(self.stream.write_all(&self.outbox).await?)
+    }
+
+    /// The next reply, which is the one to `words`.
+    async fn reply<W: AsRef<[u8]>>(&mut self, words: &[W]) -> Result<Reply, ClientError> {
         let answer = async {
-            self.stream.write_all(&self.outbox).await?;
             loop {
                 if let Some((reply, used)) = resp::decode(&self.inbox)? {
                     self.inbox.drain(..used);
@@ -79,24 +114,30 @@ impl Connection {
                 }
             }
         };
-        timeout(PATIENCE, answer)
-            .await
-            .unwrap_or(Err(ClientError::NoAnswer))
-    }
-
-    async fn value(&mut self, key: &str) -> Result<Option<Vec<u8>>, ClientError> {
-        match self.ask(&["GET", key]).await? {
-            Reply::Bulk(value) => Ok(value),
-            other => Err(ClientError::Unexpected(other)),
-        }
+        timeout(PATIENCE, answer).await.unwrap_or_else(|_| {
+            let text = |word: &W| String::from_utf8_lossy(word.as_ref()).into_owned();
+            Err(ClientError::NoAnswer {
+                request: words.iter().map(text).collect::<Vec<_>>().join(" "),
+                from: self.from,
+            })
+        })
     }
 
     async fn count(&mut self, key: &str) -> Result<u64, ClientError> {
-        let value = self.value(key).await?.unwrap_or_else(|| b"0".to_vec());
-        let text = String::from_utf8_lossy(&value);
-        text.parse()
-            .map_err(|_| ClientError::Unexpected(Reply::Bulk(Some(value.clone()))))
+        match self.ask(&["GET", key]).await? {
+            Reply::Bulk(value) => number(value),
+            other => Err(ClientError::Unexpected(other)),
+        }
     }
+}
+
+/// What a counter contains; one that was never incremented is not there.
+fn number(value: Option<Vec<u8>>) -> Result<u64, ClientError> {
+    let Some(value) = value else { return Ok(0) };
+    let parsed = std::str::from_utf8(&value)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    parsed.ok_or(ClientError::Unexpected(Reply::Bulk(Some(value))))
 }
 
 /// What the clients have in common.
@@ -266,11 +307,13 @@ impl Load {
 
 /// Reads all that a client ever wrote; returns how much that was.
 async fn read_back(ledger: &mut Ledger, over: &mut Connection) -> Result<usize, ClientError> {
-    for key in 0..KEYS {
-        let value = over.value(&ledger.key_name(key)).await?;
+    let mut names: Vec<String> = (0..KEYS).map(|key| ledger.key_name(key)).collect();
+    names.push(ledger.counter_name());
+    let mut values = over.values(&names).await?;
+    let count = values.pop().expect("as many values as names");
+    for (key, value) in values.iter().enumerate() {
         ledger.check_key(key, value.as_deref());
     }
-    let count = over.count(&ledger.counter_name()).await?;
-    ledger.check_counter(count);
-    Ok(KEYS + 1)
+    ledger.check_counter(number(count)?);
+    Ok(names.len())
 }
