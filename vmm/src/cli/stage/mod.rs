@@ -17,6 +17,7 @@ pub(in crate::cli) mod resp;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -472,7 +473,7 @@ impl Stage {
 async fn ping(guest: SocketAddr) -> Result<Reply, ClientError> {
     let pinged = async { Connection::open(guest).await?.ask(&["PING"]).await };
     let answer = timeout(PING_PATIENCE, pinged).await;
-    answer.unwrap_or(Err(ClientError::NoAnswer))
+    answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
 fn words<const N: usize>(words: [&str; N]) -> impl Iterator<Item = String> + use<N> {
