@@ -25,6 +25,7 @@ pub(crate) struct World {
 }
 
 /// What the nodes plug the guest into.
+#[expect(clippy::large_enum_variant, reason = "a world has one")]
 enum Network {
     Gateway {
         process: Process,
