@@ -61,7 +61,8 @@ pub(super) fn run(image: &Image, initrd: &Path) -> Vec<String> {
     let mut command = Command::new(PROGRAM);
     command
         .args(["-accel", "tcg,thread=single", "-icount", CLOCK])
-        // One processor: a second that spins while the first one waits would count time as well.
+        // One processor: with two, and such a clock, the kernel was not seen to get past starting the
+        // second one.
         .args(["-cpu", "EPYC,+svm,+npt", "-smp", "1"])
         .args(["-m", &image.manifest.memory_mib.to_string()])
         .args(["-nodefaults", "-no-reboot"])
