@@ -290,7 +290,7 @@ impl CpuBench {
                 let memory = run.memory(guest.memory_mib)?;
                 run.ended().await?;
                 recording = Some(Recording {
-                    what: format!("the bench guest, {name}"),
+                    what: "the bench guest".to_owned(),
                     log,
                     memory,
                 });
