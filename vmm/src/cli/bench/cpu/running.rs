@@ -17,7 +17,7 @@ use crate::node::{ControlRequest, ControlResponse, request};
 use crate::sys::child::die_with_parent;
 
 /// How long a guest may take until it says or does what is waited for: minutes, on a busy host.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How much of what a machine said last is shown when it ends unasked.
 const LAST_WORDS: usize = 600;
