@@ -398,7 +398,9 @@ mod tests {
             ("0 nodes", |f| f.nodes_speaking = 0),
             ("2 nodes", |f| f.nodes_speaking = 2),
             ("not on the backup's disk", |f| on_disk(f).lost = 1),
-            ("doubled on the backup's disk", |f| on_disk(f).duplicated = 1),
+            ("doubled on the backup's disk", |f| {
+                on_disk(f).duplicated = 1
+            }),
         ];
         for (word, spoil) in cases {
             let mut spoilt = figures();
