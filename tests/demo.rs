@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use harness::{Process, no_kvm};
+use harness::{Process, no_image, no_kvm};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -76,9 +76,15 @@ fn report(event: &Value) -> bool {
 
 /// One demo, whose winner is one of `winners`; without any, nobody must win.
 fn demo(what: &str, cpu: &str, winners: &[&str]) {
+    let report = demo_of("kv", what, cpu, winners);
+    assert_eq!(report["on_disk"], Value::Null, "{report}");
+}
+
+/// The same of any guest; returns the report.
+fn demo_of(guest: &str, what: &str, cpu: &str, winners: &[&str]) -> Value {
     let dir = tempfile::tempdir().expect("a directory");
     let args = ["--kill", what, "--cpu", cpu, "--seconds", "2", "--once"];
-    let mut demo = start(dir.path(), &args);
+    let mut demo = start(dir.path(), &[&["--guest", guest], &args[..]].concat());
     let status = demo.wait();
     let report = demo.wait_for("report", report);
     assert!(status.success(), "{report}\n{}", demo.stderr());
@@ -112,6 +118,7 @@ fn demo(what: &str, cpu: &str, winners: &[&str]) {
         None => assert!(winners.is_empty(), "{report}"),
     }
     nothing_is_left(dir.path());
+    report
 }
 
 #[test]
@@ -145,6 +152,19 @@ fn live_1_a_host_is_killed() {
 #[test]
 fn live_1_the_network_between_the_nodes_is_cut() {
     demo("partition", "soft", &["primary", "backup"]);
+}
+
+/// Debian's kernel and real Redis, and what it has written to the survivor's disk.
+#[test]
+fn live_1_the_primary_of_a_real_redis_is_killed() {
+    if no_image("redis") {
+        return;
+    }
+    let report = demo_of("redis", "primary", "soft", &["backup"]);
+    let disk = &report["on_disk"];
+    assert_eq!(disk["node"], "backup", "{report}");
+    assert!(disk["checked"].as_u64() > Some(500), "{report}");
+    assert_eq!((&disk["lost"], &disk["duplicated"]), (&0.into(), &0.into()));
 }
 
 #[test]

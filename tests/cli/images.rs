@@ -1,13 +1,12 @@
 //! `ftvm image`, the disks of `ftvm run`, and `ftvm console`.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use super::harness::Process;
+use super::harness::{Console, Process};
 use super::{Ran, command, ftvm, text};
 
 #[test]
@@ -177,54 +176,20 @@ fn one_3_an_image_of_a_killed_node_wants_a_persons_word() {
     assert!(node.wait().success());
 }
 
-struct Console(Child);
-
-impl Console {
-    fn attach(dir: &Path, socket: &str) -> Self {
-        let child = command(dir, &["console", "--control", socket])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        Console(child.expect("the program runs"))
-    }
-
-    /// Reads until the guest has said `text`.
-    fn wait_for(&mut self, text: &str) {
-        let out = self.0.stdout.as_mut().expect("piped");
-        let mut said = Vec::new();
-        let mut piece = [0; 256];
-        while !String::from_utf8_lossy(&said).contains(text) {
-            let len = out.read(&mut piece).expect("readable");
-            assert_ne!(
-                len,
-                0,
-                "the console ended: {}",
-                String::from_utf8_lossy(&said)
-            );
-            said.extend(&piece[..len]);
-        }
-    }
-
-    fn ends(self) -> Ran {
-        Ran::of(self.0.wait_with_output().expect("it ends"))
-    }
-}
-
 #[test]
 fn the_console_is_attached_and_detached() {
     let dir = tempfile::tempdir().expect("a directory");
     let (mut node, socket) = run_alone(dir.path(), "node", &["--guest", "kv"]);
-    let mut console = Console::attach(dir.path(), &socket);
+    let attach = || Console::attach(command(dir.path(), &["console", "--control", &socket]));
+    let mut console = attach();
     console.wait_for("listening");
-    let input = console.0.stdin.as_mut().expect("piped");
-    input.write_all(b"hello\n\x1dnot this").expect("typed");
-    console.ends().exits(0).says("detached");
+    console.types("hello\n\x1dnot this");
+    Ran::of(console.ends()).exits(0).says("detached");
 
     // A second time: what was said last is shown again. Then the node goes.
-    let mut console = Console::attach(dir.path(), &socket);
+    let mut console = attach();
     console.wait_for("listening");
     ftvm(&["control", "--control", &socket, "stop"]).exits(0);
-    console.ends().exits(1).says("the node is gone");
+    Ran::of(console.ends()).exits(1).says("the node is gone");
     assert!(node.wait().success());
 }

@@ -150,6 +150,7 @@ impl Link for Scripted {
         match report {
             Report::Records(records) => self.recording.borrow_mut().take(records),
             Report::Replayed { .. } => unreachable!("a live machine"),
+            Report::Shutdown(what) => panic!("{what}"),
         }
     }
 

@@ -6,6 +6,7 @@
 //! ```text
 //!   process   one process of the program, and what it says
 //!   world     arbiter, gateway, nodes
+//!   console   the guest's console
 //!   lab       namespaces, a bridge, TAP interfaces
 //!   cable     TCP in between, to be cut or listened to
 //!   resp      one connection to the guest
@@ -16,6 +17,7 @@
 
 mod cable;
 mod clients;
+mod console;
 mod history;
 mod lab;
 mod oracle;
@@ -26,6 +28,7 @@ mod world;
 use std::time::Duration;
 
 pub(crate) use clients::{Clients, Manner};
+pub(crate) use console::Console;
 pub(crate) use lab::Lab;
 pub(crate) use process::{Process, first_to};
 pub(crate) use resp::Client;
@@ -45,4 +48,16 @@ pub(crate) fn no_kvm() -> bool {
         eprintln!("SKIPPED: /dev/kvm cannot be opened here");
     }
     missing
+}
+
+/// True, loudly, where there is no such Linux image and it cannot be built.
+pub(crate) fn no_image(name: &str) -> bool {
+    let mut build = std::process::Command::new(env!("CARGO_BIN_EXE_ftvm"));
+    let built = build.args(["image", "build", name]).output();
+    let built = built.expect("the program runs");
+    if !built.status.success() {
+        let why = String::from_utf8_lossy(&built.stderr);
+        eprintln!("SKIPPED: the image {name} cannot be built here: {why}");
+    }
+    !built.status.success()
 }

@@ -1,5 +1,6 @@
 //! `ftvm demo`: the whole story on one machine, checked. `cli/stage` has the processes.
 
+mod disk;
 mod evidence;
 mod keep;
 mod report;

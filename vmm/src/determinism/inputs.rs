@@ -12,7 +12,7 @@ use super::live::Live;
 use super::replay::{Next, Replay};
 use crate::cpu::Cpu;
 use crate::devices::BlockRequest;
-use crate::machine::{Input, Machine, Moment, Source, Stop};
+use crate::machine::{Input, Machine, Moment, PowerOff, Shutdown, Source, Stop};
 
 /// How long the vCPU thread waits at most before it shows that it is alive (FAIL-1).
 pub(super) const BEAT: Duration = Duration::from_millis(20);
@@ -48,6 +48,8 @@ pub enum Report {
         /// Outputs in their sequence.
         outputs: Vec<(OutputSeq, Output)>,
     },
+    /// A triple fault has switched the machine off, live or in replay: what it left.
+    Shutdown(Box<Shutdown>),
 }
 
 /// What a disk says of a request that it is done with.
@@ -146,6 +148,12 @@ impl<L: Link> Inputs<L> {
 impl<C: Cpu, L: Link> Source<C> for Inputs<L> {
     fn settle(&mut self, machine: &mut Machine<C>) -> Result<Position, Stop> {
         self.link.beat(machine.position());
+        // Before a replay goes on to the end of the log, where it may wait for good.
+        if machine.off() == Some(PowerOff::TripleFault)
+            && let Some(shutdown) = Shutdown::of(machine)
+        {
+            self.link.send(Report::Shutdown(Box::new(shutdown)));
+        }
         loop {
             match &mut self.mode {
                 Mode::Live(live) => return live.settle(machine, &mut self.link),

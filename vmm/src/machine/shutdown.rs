@@ -33,12 +33,12 @@ impl Shutdown {
         let branches = machine.cpu.recent_branches()?;
         let cpu = machine.cpu.save().ok()?;
         let code = (0..CODE_BYTES)
-            .map_while(|byte| read::<1>(&machine.ram, &cpu, cpu.rip.wrapping_add(byte)))
+            .map_while(|byte| read::<1>(&machine.ram, &cpu.control, cpu.rip.wrapping_add(byte)))
             .map(|[byte]| byte)
             .collect();
         let rsp = cpu.general[4];
         let stack = (0..STACK_WORDS)
-            .map_while(|word| read(&machine.ram, &cpu, rsp.wrapping_add(word * 8)))
+            .map_while(|word| read(&machine.ram, &cpu.control, rsp.wrapping_add(word * 8)))
             .map(u64::from_le_bytes)
             .collect();
         Some(Shutdown {
@@ -53,22 +53,22 @@ impl Shutdown {
 
 /// The bytes at a virtual address, each where the page tables say it is; nothing is marked as
 /// accessed.
-fn read<const N: usize>(ram: &GuestMemory, cpu: &CpuState, address: u64) -> Option<[u8; N]> {
+fn read<const N: usize>(ram: &GuestMemory, control: &[u64; 5], address: u64) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     for (offset, byte) in bytes.iter_mut().enumerate() {
-        let physical = translate(ram, cpu, address.wrapping_add(offset as u64))?;
+        let physical = translate(ram, control, address.wrapping_add(offset as u64))?;
         *byte = ram.read_obj(GuestAddress(physical)).ok()?;
     }
     Some(bytes)
 }
 
-/// 4-level paging (Intel SDM vol. 3, 4.5), without permissions.
-fn translate(ram: &GuestMemory, cpu: &CpuState, address: u64) -> Option<u64> {
+/// 4-level paging (Intel SDM vol. 3, 4.5), without permissions; by CR0 and CR3.
+fn translate(ram: &GuestMemory, control: &[u64; 5], address: u64) -> Option<u64> {
     const PAGING: u64 = 1 << 31;
     const PRESENT: u64 = 1;
     const LARGE: u64 = 1 << 7;
     const FRAME: u64 = 0x000F_FFFF_FFFF_F000;
-    let [cr0, _, cr3, ..] = cpu.control;
+    let [cr0, _, cr3, ..] = *control;
     if cr0 & PAGING == 0 {
         return Some(address);
     }
@@ -139,5 +139,85 @@ impl Display for Shutdown {
             write!(f, "{gap}{address:016x}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::vm::allocate_ram;
+
+    const RAM_BYTES: u64 = 1 << 20;
+    /// CR0 with and without PG, and CR3: with PWT and PCD, which are no part of the address.
+    const PAGED: [u64; 5] = [0x8000_0001, 0, 0x1018, 0x20, 0];
+    const UNPAGED: [u64; 5] = [1, 0, 0x1018, 0, 0];
+    const PRESENT: u64 = 1;
+    const LARGE: u64 = 1 << 7;
+    const NO_EXECUTE: u64 = 1 << 63;
+
+    /// RAM with tables at 0x1000 to 0x4000, a level each; these entries of theirs.
+    fn tables(entries: &[(u64, u64, u64)]) -> GuestMemory {
+        let ram = allocate_ram(RAM_BYTES).expect("memory");
+        for (table, index, entry) in entries {
+            let slot = GuestAddress(table + index * 8);
+            ram.write_obj(*entry, slot).expect("RAM");
+        }
+        ram
+    }
+
+    #[test]
+    fn each_size_of_page_is_found_and_what_is_not_mapped_is_not() {
+        let ram = tables(&[
+            (0x1000, 0, 0x2000 | PRESENT),
+            (0x1000, 511, 0x2000 | PRESENT | NO_EXECUTE),
+            (0x1000, 2, RAM_BYTES | PRESENT),
+            (0x2000, 0, 0x3000 | PRESENT),
+            (0x2000, 1, 0xC000_0000 | PRESENT | LARGE),
+            (0x3000, 0, 0x4000 | PRESENT),
+            (0x3000, 3, 0x00A0_0000 | PRESENT | LARGE | NO_EXECUTE),
+            (0x4000, 5, 0x7000 | PRESENT | NO_EXECUTE),
+            (0x4000, 6, 0x8000),
+            // Bit 7 of the last level is PAT.
+            (0x4000, 7, 0x9000 | PRESENT | LARGE),
+        ]);
+        let cases = [
+            (0x5123, Some(0x7123)),
+            (0x6123, None),
+            (0x7FFF, Some(0x9FFF)),
+            (0x0060_0123, Some(0x00A0_0123)),
+            (0x007F_FFFF, Some(0x00BF_FFFF)),
+            (0x0080_0000, None),
+            (0x4123_4567, Some(0xC123_4567)),
+            (0x8000_0000, None),
+            (0xFFFF_FF80_0000_5001, Some(0x7001)),
+            (0x0000_0080_0000_0000, None),
+            // The table lies beyond RAM.
+            (0x0000_0100_0000_0000, None),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(translate(&ram, &PAGED, address), expected, "{address:#x}");
+        }
+        assert_eq!(translate(&ram, &UNPAGED, 0x6123), Some(0x6123));
+    }
+
+    #[test]
+    fn bytes_are_read_across_pages_as_far_as_they_are_mapped() {
+        let ram = tables(&[
+            (0x1000, 0, 0x2000 | PRESENT),
+            (0x2000, 0, 0x3000 | PRESENT),
+            (0x3000, 0, 0x4000 | PRESENT),
+            (0x4000, 1, 0x8000 | PRESENT),
+            (0x4000, 2, 0x6000 | PRESENT),
+            (0x4000, 4, RAM_BYTES | PRESENT),
+        ]);
+        ram.write_obj(0x4433_2211_u32, GuestAddress(0x8FFC))
+            .expect("RAM");
+        ram.write_obj(0x8877_6655_u32, GuestAddress(0x6000))
+            .expect("RAM");
+        let at = |address| read(&ram, &PAGED, address).map(u64::from_le_bytes);
+        assert_eq!(at(0x1FFC), Some(0x8877_6655_4433_2211));
+        assert_eq!(at(0x2FF8), Some(0));
+        assert_eq!(at(0x2FF9), None, "its last byte is not mapped");
+        assert_eq!(at(0x4000), None, "mapped to where no RAM is");
     }
 }

@@ -341,6 +341,7 @@ impl Node {
             (Role::Backup(backup), FromVcpu::Built(digest)) => backup.handle_built(now, digest),
             (_, FromVcpu::NotBuilt(why)) => anyhow::bail!("{why}"),
             (_, FromVcpu::Warning(what)) => self.warn(what),
+            (_, FromVcpu::Report(Report::Shutdown(what))) => self.warn(what.to_string()),
             (Role::Primary(primary), FromVcpu::Report(Report::Records(records))) => {
                 primary.handle_records(now, records);
             }

@@ -23,7 +23,7 @@ use super::disk::{DiskImage, DiskThread};
 use crate::cpu::Cpu;
 use crate::determinism::{DiskDone, Inputs, Link, Order, Report};
 use crate::devices::BlockRequest;
-use crate::machine::{BuildError, Machine, PowerOff, Shutdown, Stop, run};
+use crate::machine::{BuildError, Machine, Stop, run};
 use crate::sys::kick::Kicker;
 
 /// How many reports wait for the node's loop.
@@ -227,11 +227,6 @@ fn vcpu_thread<C: Cpu>(
     };
     loop {
         let stop = run(&mut machine, &mut source);
-        if matches!(stop, Stop::Off(PowerOff::TripleFault))
-            && let Some(shutdown) = Shutdown::of(&mut machine)
-        {
-            tell(FromVcpu::Warning(shutdown.to_string()));
-        }
         if !tell(FromVcpu::Ended(stop)) || !source.link().wait_for_run() {
             return;
         }

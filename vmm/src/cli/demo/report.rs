@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Kill;
+use super::disk::OnDisk;
 use super::view::{Paint, grouped, millis};
 
 /// The figures of one run. What is `null` did not happen.
@@ -52,6 +53,8 @@ pub(super) struct Figures {
     pub(super) claim_ms: Option<f64>,
     /// How many nodes are the VM at the end.
     pub(super) nodes_speaking: usize,
+    /// What the survivor's disk has, if the guest has one and was not to stay.
+    pub(super) on_disk: Option<OnDisk>,
     #[serde(skip)]
     pub(super) notes: Notes,
 }
@@ -99,6 +102,21 @@ impl Figures {
                 "{} nodes are the VM at the end",
                 self.nodes_speaking
             ));
+        }
+        if let Some(disk) = &self.on_disk {
+            let first = disk.fault.as_deref().unwrap_or_default();
+            if disk.lost > 0 {
+                faults.push(format!(
+                    "{} acknowledged writes are not on the {}'s disk ({first})",
+                    disk.lost, disk.node
+                ));
+            }
+            if disk.duplicated > 0 {
+                faults.push(format!(
+                    "{} increments are doubled on the {}'s disk ({first})",
+                    disk.duplicated, disk.node
+                ));
+            }
         }
         faults
     }
@@ -237,6 +255,16 @@ impl<'a> Report<'a> {
             );
         }
         story.push(("", connections));
+        if let Some(disk) = &figures.on_disk {
+            let text = format!(
+                "{} values, read from the {}'s disk by a guest booted anew: {} writes lost, {} doubled",
+                grouped(disk.checked as u64),
+                disk.node,
+                disk.lost,
+                disk.duplicated
+            );
+            story.push(("on disk", text));
+        }
         story
     }
 
@@ -342,15 +370,26 @@ mod tests {
             token: "1w".to_owned(),
             claim_ms: Some(2.0),
             nodes_speaking: 1,
+            on_disk: Some(OnDisk {
+                node: "backup".to_owned(),
+                checked: 521,
+                lost: 0,
+                duplicated: 0,
+                fault: None,
+            }),
             notes: Notes::default(),
         }
+    }
+
+    fn on_disk(figures: &mut Figures) -> &mut OnDisk {
+        figures.on_disk.as_mut().expect("the guest has one")
     }
 
     #[test]
     fn each_broken_promise_is_a_fault() {
         assert!(figures().good());
         type Change = fn(&mut Figures);
-        let cases: [(&str, Change); 7] = [
+        let cases: [(&str, Change); 9] = [
             ("lost", |f| f.lost = 1),
             ("twice", |f| f.duplicated = 1),
             ("broke", |f| f.connections_broken = 1),
@@ -358,6 +397,10 @@ mod tests {
             ("no frames", |f| f.frames_captured = 0),
             ("0 nodes", |f| f.nodes_speaking = 0),
             ("2 nodes", |f| f.nodes_speaking = 2),
+            ("not on the backup's disk", |f| on_disk(f).lost = 1),
+            ("doubled on the backup's disk", |f| {
+                on_disk(f).duplicated = 1
+            }),
         ];
         for (word, spoil) in cases {
             let mut spoilt = figures();

@@ -9,6 +9,7 @@ use super::super::stage::client::Load;
 use super::super::stage::observe::{Observer, leader, servers, status};
 use super::super::stage::process::{Happening, Said, What, Who};
 use super::super::stage::{Audience as _, Stage};
+use super::disk;
 use super::evidence::{self, Evidence};
 use super::report::{Figures, Notes};
 use super::view::{Frame, View, millis};
@@ -270,7 +271,7 @@ impl Run<'_> {
         let last = self.last.context("a run is measured before it ends")?;
         let from = self.strike.as_ref().map(|strike| strike.unix);
         let until = evidence::unix_now();
-        let verdict = self
+        let mut verdict = self
             .load
             .finish(stage.guest())
             .await
@@ -284,6 +285,13 @@ impl Run<'_> {
         let survivor = match self.winner {
             Some((who, _)) => status(&stage.control(who)).await,
             None => None,
+        };
+        drop(self.observer);
+        let on_disk = if stage.has_disk() && !plan.keep {
+            let vm = self.winner.map_or(Who::Primary, |(who, _)| who);
+            Some(disk::read_back(stage, view, vm, &mut verdict.promised).await?)
+        } else {
+            None
         };
         let since_strike = |at: Instant| {
             let strike = self.strike.as_ref()?;
@@ -323,6 +331,7 @@ impl Run<'_> {
             token: survivor.as_ref().unwrap_or(&last.status).token.clone(),
             claim_ms: survivor.and_then(|status| status.claim_ms),
             nodes_speaking: speaking,
+            on_disk,
             notes: Notes {
                 struck: self.strike.map(|strike| strike.what),
                 fault: verdict.findings.first,

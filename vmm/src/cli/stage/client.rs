@@ -203,6 +203,40 @@ pub(in crate::cli) struct Verdict {
     pub(in crate::cli) checked: usize,
     /// What was measured, to the last answer of the load.
     pub(in crate::cli) meter: Meter,
+    /// To read it all back once more.
+    pub(in crate::cli) promised: Promised,
+}
+
+/// What all clients together were promised.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct Promised {
+    ledgers: Vec<Ledger>,
+    shared: SharedCounter,
+    /// Increments of the shared counter whose fate is unknown.
+    open: u64,
+}
+
+impl Promised {
+    /// Reads everything over a fresh connection to `address`: how much that was, and what is wrong
+    /// that was right before.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is of no use.
+    pub(in crate::cli) async fn read_back(
+        &mut self,
+        address: SocketAddr,
+    ) -> Result<(usize, Findings), ClientError> {
+        let mut fresh = Connection::open(address).await?;
+        let mut checked = 1;
+        let mut findings = Findings::default();
+        for ledger in &mut self.ledgers {
+            checked += read_back(ledger, &mut fresh).await?;
+            findings += ledger.take_findings();
+        }
+        findings += self.shared.check(fresh.count(SHARED).await?, self.open);
+        Ok((checked, findings))
+    }
 }
 
 impl Load {
@@ -285,23 +319,23 @@ impl Load {
                 }
             }
         }
-        let mut fresh = Connection::open(address).await?;
-        for client in &mut clients {
-            checked += read_back(&mut client.ledger, &mut fresh).await?;
-        }
-        findings += shared.check(fresh.count(SHARED).await?, open);
         let broken: Vec<&ClientError> = clients.iter().filter_map(|c| c.broken.as_ref()).collect();
-        let verdict = Verdict {
-            broken: broken.len(),
-            why_broken: broken.first().map(ToString::to_string),
-            checked: checked + 1,
-            meter: lock(&self.common.meter).clone(),
-            findings: clients.iter().fold(findings, |mut all, client| {
-                all += client.ledger.findings().clone();
-                all
-            }),
+        let (broken, why_broken) = (broken.len(), broken.first().map(ToString::to_string));
+        let mut promised = Promised {
+            ledgers: clients.into_iter().map(|client| client.ledger).collect(),
+            shared,
+            open,
         };
-        Ok(verdict)
+        let (count, later) = promised.read_back(address).await?;
+        findings += later;
+        Ok(Verdict {
+            findings,
+            broken,
+            why_broken,
+            checked: checked + count,
+            meter: lock(&self.common.meter).clone(),
+            promised,
+        })
     }
 }
 

@@ -8,6 +8,7 @@
 //!   (this process)         └── backup       (or no backup)
 //! ```
 
+mod again;
 pub(in crate::cli) mod client;
 pub(in crate::cli) mod meter;
 pub(in crate::cli) mod observe;
@@ -186,6 +187,11 @@ impl Stage {
         self.dir.join(format!("{}-log", who.stem()))
     }
 
+    /// A node's disk, if the guest has one.
+    fn disk(&self, who: Who) -> PathBuf {
+        self.dir.join(format!("{}-disk.img", who.stem()))
+    }
+
     /// The control socket of a node.
     pub(in crate::cli) fn control(&self, who: Who) -> PathBuf {
         self.dir.join(format!("{}.sock", who.stem()))
@@ -253,7 +259,7 @@ impl Stage {
         let (address, forwards) = self.listening(Who::Gateway, view).await?;
         self.gateway = Some(address);
         self.guest = forwards.first().copied();
-        let mut primary = self.node_arguments(Who::Primary);
+        let mut primary = self.node_arguments(Who::Primary, Who::Primary);
         primary.extend(words(["--listen", "127.0.0.1:0"]));
         if !self.setting.protected {
             view.note("starting the gateway and the node");
@@ -271,7 +277,7 @@ impl Stage {
             dialled = cable.address();
             self.cable = Some(cable);
         }
-        let mut backup = self.node_arguments(Who::Backup);
+        let mut backup = self.node_arguments(Who::Backup, Who::Backup);
         backup.extend(["--primary".to_owned(), dialled.to_string()]);
         self.spawn(Who::Backup, backup)?;
         let pair = [Who::Primary, Who::Backup].to_vec();
@@ -410,7 +416,9 @@ impl Stage {
                 let listens = (*address, forwards.clone());
                 self.listens.insert(happening.who, listens);
             }
-            if let What::Ended(status) = happening.what {
+            if let What::Ended(status) = happening.what
+                && self.processes.contains_key(&happening.who)
+            {
                 bail!(self.obituary(happening.who, status));
             }
             if let Some(found) = pick(&happening) {
@@ -452,9 +460,9 @@ impl Stage {
         arguments
     }
 
-    /// What every node is told.
-    fn node_arguments(&self, who: Who) -> Vec<String> {
-        let role = if who == Who::Primary { "run" } else { "backup" };
+    /// What every node is told; its disk is the one of node `disk`.
+    fn node_arguments(&self, who: Who, disk: Who) -> Vec<String> {
+        let role = if who == Who::Backup { "backup" } else { "run" };
         let (name, guest) = (self.setting.name, &self.setting.guest);
         let console = self.path(&format!("{}-console.txt", who.stem()));
         let control = self.control(who).display().to_string();
@@ -469,7 +477,7 @@ impl Stage {
         arguments.extend(words(["--arbiter", &servers]));
         if self.setting.recipe().is_some_and(Recipe::has_disk) {
             // The node makes it, from the one that comes with the image: both are equal.
-            let disk = self.path(&format!("{}-disk.img", who.stem()));
+            let disk = self.disk(disk).display().to_string();
             arguments.extend(words(["--disk", &disk]));
         }
         if self.setting.log {

@@ -35,6 +35,8 @@ pub(in crate::cli) enum Who {
     Gateway,
     Primary,
     Backup,
+    /// The node that boots the guest once more, from the disk that another wrote.
+    Reader,
 }
 
 impl std::fmt::Display for Who {
@@ -44,6 +46,7 @@ impl std::fmt::Display for Who {
             Who::Gateway => f.write_str("gateway"),
             Who::Primary => f.write_str("primary"),
             Who::Backup => f.write_str("backup"),
+            Who::Reader => f.write_str("reader"),
         }
     }
 }

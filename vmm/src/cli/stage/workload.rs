@@ -254,9 +254,9 @@ impl Ledger {
         u64::from(self.open == Some(Request::CountShared))
     }
 
-    /// What was wrong so far.
-    pub(in crate::cli) fn findings(&self) -> &Findings {
-        &self.findings
+    /// What was wrong since this was asked last.
+    pub(in crate::cli) fn take_findings(&mut self) -> Findings {
+        std::mem::take(&mut self.findings)
     }
 }
 

@@ -70,7 +70,7 @@ fn audit(
         findings += shared.check(store.count(SHARED.as_bytes()), open);
     }
     for ledger in ledgers {
-        findings += ledger.findings().clone();
+        findings += ledger.take_findings();
     }
     findings
 }
