@@ -325,7 +325,7 @@ impl CpuBench {
             command_line: manifest.command_line.clone(),
             memory_mib: manifest.memory_mib,
         };
-        let what = format!("Debian's {} to {IMAGE}", manifest.kernel_release);
+        let what = format!("Debian's {} with {IMAGE}", manifest.kernel_release);
         let mut boots: Vec<Boots> = self.machines.iter().map(|_| Boots::default()).collect();
         let (mut rates, mut instructions) = (Vec::new(), 0);
         let mut replays = Replays::default();

@@ -152,7 +152,9 @@ impl Running {
         };
         let (status, mappings) = (read("status")?, read("smaps")?);
         let peak_kib = kib(&status, "VmHWM:").context("no peak is told")?;
-        let guest_kib = resident_of_large(&mappings, u64::from(guest_mib) << 10);
+        let ram_kib = u64::from(guest_mib) << 10;
+        // The kernel may have made one mapping of RAM and what lies next to it.
+        let guest_kib = resident_of_large(&mappings, ram_kib).min(ram_kib);
         Ok(Memory {
             guest_mib,
             peak_mib: peak_kib as f64 / 1024.0,
