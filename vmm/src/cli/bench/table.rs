@@ -160,6 +160,8 @@ fn summary(figures: &Figures) -> Section {
         row("requests, recorded / unprotected", recorded, NOTHING);
         let lag = format!("{lag_ms_median:.1} ms, p99 {lag_ms_p99:.1} ms");
         row("replay lag under load", lag, "below 100 ms");
+        let log = bit_rate(requests.log_bits_per_s);
+        row("the protected VM's log there", log, "1.5–18 Mbit/s");
     }
     if let Some(bandwidth) = &figures.bandwidth {
         let idle = bit_rate(bandwidth.idle_bits_per_s);
