@@ -32,7 +32,8 @@ macro_rules! guest {
 /// A key-value server on TCP port 6379 of 10.0.2.15 that speaks RESP2.
 pub const KV: Guest = guest!("kv", "a key-value server for redis-cli and redis-benchmark");
 
-/// Computes without I/O for about a second a round. Options: `rounds=N`.
+/// Computes without I/O for about a second a round. Options: `rounds=N`, `passes=N`,
+/// `parts=N`.
 pub const BENCH: Guest = guest!(
     "bench",
     "computes for seconds without I/O, prints a checksum"

@@ -93,12 +93,50 @@ fn one_part_can_be_asked_for_in_markdown() {
 }
 
 #[test]
+fn a_quick_run_of_the_software_cpu_has_every_figure_that_needs_no_image_and_no_qemu() {
+    let figures = ftvm(&["bench", "cpu", "--quick", "--json"]).exits(0).json();
+
+    let loops = figures["loops"].as_array().expect("a list");
+    assert_eq!(loops.len(), 4, "{figures}");
+    for at in 0..loops.len() {
+        // A pass of the shortest goes over 256 Ki numbers, of the longest a hundred times as often.
+        let instructions = figure(&figures, &format!("/loops/{at}/instructions"));
+        assert!((1e6..1e9).contains(&instructions), "{at}: {figures}");
+        is_ordered(&figures, &format!("/loops/{at}/rates/0/m_per_s"));
+    }
+    for spread in ["recorded_s", "replayed_s", "ratio"] {
+        is_ordered(&figures, &format!("/replay/{spread}"));
+    }
+
+    let memory = |name: &str| figure(&figures, &format!("/memory/{name}"));
+    // What the guest works on is resident; it is counted once.
+    let (guest, resident) = (memory("guest_mib"), memory("guest_resident_mib"));
+    assert!(4.0 < resident && resident <= guest, "{figures}");
+    assert!(memory("beside_mib") > 1.0, "{figures}");
+    let sum = memory("beside_mib") + resident;
+    assert!((sum - memory("peak_mib")).abs() < 0.1, "{figures}");
+
+    let left_out = figures["left_out"].as_array().expect("a list");
+    assert_eq!(left_out.len(), 1, "{figures}");
+    assert!(figures.get("boot").is_none(), "{figures}");
+}
+
+#[test]
+fn a_guest_that_no_client_can_talk_to_is_refused() {
+    ftvm(&["bench", "--guest", "noise"])
+        .exits(1)
+        .says("choose one of kv, redis");
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
-    let wrong: [&[&str]; 4] = [
+    let wrong: [&[&str]; 6] = [
         &["--seconds", "0"],
         &["--only", "speed"],
         &["--json", "--markdown"],
         &["--kills", "0"],
+        &["cpu", "--rounds", "0"],
+        &["--quick", "cpu"],
     ];
     for words in wrong {
         let ran = ftvm(&[&["bench"], words].concat()).exits(2);

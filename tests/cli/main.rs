@@ -89,7 +89,7 @@ fn fresh_dir(name: &str) -> PathBuf {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    let commands: [&[&str]; 31] = [
+    let commands: [&[&str]; 32] = [
         &["run"],
         &["backup"],
         &["gateway"],
@@ -105,6 +105,7 @@ fn every_command_has_help_with_an_example() {
         &["image", "show"],
         &["image", "remove"],
         &["bench"],
+        &["bench", "cpu"],
         &["log"],
         &["log", "info"],
         &["log", "dump"],

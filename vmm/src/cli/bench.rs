@@ -9,6 +9,8 @@
 //!   claims       the arbiter, asked by one client
 //! ```
 //!
+//! `ftvm bench cpu` measures the software CPU instead: see `cpu/mod.rs`.
+//!
 //! Where two VMs run next to each other both carry the same load, so that each has the share of
 //! the host that the primary of a pair has: the ratio is what protection costs a host that is as
 //! busy as its backup's. Rounds go there and back through the variants, so that a host that gets
@@ -16,6 +18,7 @@
 
 mod bandwidth;
 mod claims;
+mod cpu;
 mod figures;
 mod heartbeats;
 mod kills;
@@ -25,12 +28,14 @@ mod table;
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use self::figures::{Faults, Figures, Host, Settings};
 use self::scene::Progress;
+use self::table::Page;
 use super::cpu::CpuChoice;
 use super::output::json_line;
+use super::stage;
 use super::text::print;
 
 /// How long one variant is measured in a round, and everything else in proportion, in seconds.
@@ -38,15 +43,21 @@ const SECONDS: f64 = 5.0;
 
 /// What protection costs, and how fast a failover is.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
 Examples:
   ftvm bench                       everything, in some ten minutes
   ftvm bench --only requests       the ratio of protected to unprotected alone
   ftvm bench --quick --json        every figure once, to see that it works
+  ftvm bench --guest redis --clients 50 --only requests
+                                   Debian's redis-server on the software CPU
+  ftvm bench cpu                   the software CPU itself, and QEMU beside it
 
 A host that is busy with other things gives figures of those: see the load average that is
 printed. Exit status 0 only if everything was measured and no load found anything lost or doubled.")]
 pub(super) struct BenchArgs {
+    #[command(subcommand)]
+    what: Option<Other>,
     /// Every part, but short: the figures mean little.
     #[arg(long)]
     quick: bool,
@@ -65,6 +76,10 @@ pub(super) struct BenchArgs {
     /// A peer that is silent for this long is suspected, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     detect: u64,
+    /// The guest: kv, which is embedded, or redis: Debian's kernel with the real one, an image that
+    /// is built first if it is not there.
+    #[arg(long, value_name = "GUEST", default_value = "kv")]
+    guest: String,
     /// The CPU that runs the guest.
     #[arg(long, value_enum, value_name = "CPU", default_value_t)]
     cpu: CpuChoice,
@@ -77,6 +92,13 @@ pub(super) struct BenchArgs {
     /// Answer in Markdown, as docs/benchmarks.md has it.
     #[arg(long)]
     markdown: bool,
+}
+
+/// What else can be measured.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// How fast the software CPU is, beside QEMU.
+    Cpu(cpu::CpuBenchArgs),
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -120,7 +142,8 @@ impl Plan {
                 claims: pick(500.0, 20.0) as u32,
                 clients: args.clients.into(),
                 detect_ms: args.detect,
-                cpu: args.cpu.choose(true),
+                guest: args.guest.clone(),
+                cpu: args.cpu.choose(stage::is_embedded(&args.guest)),
             },
             only: args.only,
         }
@@ -141,6 +164,10 @@ struct Bench {
 
 /// `ftvm bench`.
 pub(super) fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    if let Some(Other::Cpu(args)) = &args.what {
+        return cpu::cpu(args);
+    }
+    stage::prepare(&args.guest)?;
     let plan = Plan::new(&args);
     super::block_on(async {
         let figures = tokio::select! {
@@ -153,9 +180,9 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
         if args.json {
             json_line(&figures)?;
         } else if args.markdown {
-            print(&table::markdown(&figures))?;
+            print(&Page::of(&figures).markdown())?;
         } else {
-            print(&table::text(&figures))?;
+            print(&Page::of(&figures).text())?;
         }
         Ok(if figures.faults.none() {
             ExitCode::SUCCESS

@@ -18,14 +18,11 @@ use self::view::{Paint, View};
 use super::cpu::CpuChoice;
 use super::output::json_line;
 use super::stage::process::Who;
-use super::stage::{Setting, Stage};
+use super::stage::{self, Setting, Stage};
 use crate::cpu::Backend;
 
 /// How long the second run's load lasts at most, in seconds.
 const SECOND_RUN_S: f64 = 4.0;
-
-/// The guests that are key-value servers.
-const SERVERS: [&str; 2] = ["kv", "redis"];
 
 /// Kill one half of a protected guest in mid-load, and check that nobody noticed.
 #[derive(Debug, Args)]
@@ -163,15 +160,7 @@ impl Plan {
 
 /// `ftvm demo`.
 pub(super) fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(
-        SERVERS.contains(&args.guest.as_str()),
-        "the guest {:?} is no key-value server, which the demo's clients need: choose one of {}",
-        args.guest,
-        SERVERS.join(", ")
-    );
-    if guest_images::linux::by_name(&args.guest).is_some() {
-        super::image::ensure_built(&args.guest)?;
-    }
+    stage::prepare(&args.guest)?;
     let default = if args.keep { Kill::None } else { Kill::Primary };
     let plan = Plan {
         kill: args.kill.unwrap_or(default),
@@ -180,8 +169,8 @@ pub(super) fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         repeat: !args.no_repeat,
         keep: args.keep,
         port: args.port,
+        cpu: args.cpu.choose(stage::is_embedded(&args.guest)),
         guest: args.guest,
-        cpu: args.cpu.choose(true),
         detect_ms: args.detect,
     };
     // Where the guest's port does not move the gateway has nothing to repeat.

@@ -171,10 +171,9 @@ impl Live {
         }
         if self.stop {
             self.stop = false;
-            if here > self.recorded {
-                // The log reaches to where the machine stands.
-                self.record(here, Payload::Progress);
-            }
+            // The log reaches to where the machine stands: behind the exit at which the last input
+            // entered, too.
+            self.record(here, Payload::Progress);
             self.flush(link);
             return Err(Stop::Requested);
         }

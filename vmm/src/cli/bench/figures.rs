@@ -100,6 +100,8 @@ pub(super) struct Settings {
     pub(super) claims: u32,
     pub(super) clients: usize,
     pub(super) detect_ms: u64,
+    /// The key-value server in the VM.
+    pub(super) guest: String,
     pub(super) cpu: Backend,
 }
 

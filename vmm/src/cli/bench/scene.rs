@@ -71,7 +71,7 @@ impl Drop for Scene {
 fn setting(settings: &Settings, cast: Cast, beside: Option<ClientConfig>) -> Setting {
     Setting {
         name: if beside.is_some() { "beside" } else { "bench" },
-        guest: "kv".to_owned(),
+        guest: settings.guest.clone(),
         cpu: settings.cpu,
         protected: cast.protected,
         arbiter: beside,

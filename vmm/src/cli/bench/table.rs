@@ -5,78 +5,117 @@ use std::fmt::Write as _;
 use ft_logging::inspect::KindStats;
 
 use super::super::text::{Table, bit_rate, number, text as cell};
-use super::figures::{Faults, Figures, Kills, Requests, Spread};
+use super::figures::{Faults, Figures, Host, Kills, Requests, Spread};
 
 /// What the paper does not say.
 const NOTHING: &str = "–";
 
 /// A table with a title, before it is known how it will be written.
 #[derive(Debug, Default)]
-struct Section {
+pub(super) struct Section {
     title: &'static str,
     head: Vec<&'static str>,
     rows: Vec<Vec<String>>,
 }
 
 impl Section {
-    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    /// Without rows.
+    pub(super) fn new(title: &'static str, head: Vec<&'static str>) -> Self {
+        Section {
+            title,
+            head,
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row, of as many cells as the head has.
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 }
 
-/// Aligned columns.
-pub(super) fn text(figures: &Figures) -> String {
-    let mut page = preamble(figures).join("\n") + "\n";
-    for section in sections(figures) {
-        let mut table = Table::default();
-        let head = section.head.iter().map(|head| (*head).to_owned()).collect();
-        for row in [head].iter().chain(&section.rows) {
-            // Names to the left, figures to the right.
-            let cells = row.iter().enumerate();
-            table.row(cells.map(|(at, text)| if at == 0 { cell(text) } else { number(text) }));
-        }
-        let _ = write!(page, "\n{}\n{table}", section.title);
-    }
-    page + &closing(&figures.faults)
+/// What a run is reported as: lines about the host and the run, tables, and a last word.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    pub(super) lines: Vec<String>,
+    pub(super) sections: Vec<Section>,
+    pub(super) closing: String,
 }
 
-/// Markdown tables.
-pub(super) fn markdown(figures: &Figures) -> String {
-    let mut page = String::new();
-    for line in preamble(figures) {
-        let _ = writeln!(page, "- {line}");
-    }
-    for section in sections(figures) {
-        let _ = writeln!(page, "\n### {}\n", section.title);
-        let _ = writeln!(page, "| {} |", section.head.join(" | "));
-        let rule = section.head.iter().enumerate();
-        let rule: Vec<&str> = rule.map(|(at, _)| ["---", "---:"][at.min(1)]).collect();
-        let _ = writeln!(page, "| {} |", rule.join(" | "));
-        for row in &section.rows {
-            let _ = writeln!(page, "| {} |", row.join(" | "));
+impl Page {
+    /// The figures of `ftvm bench`.
+    pub(super) fn of(figures: &Figures) -> Self {
+        Page {
+            lines: preamble(figures),
+            sections: sections(figures),
+            closing: closing(&figures.faults),
         }
     }
-    page + &closing(&figures.faults)
+
+    /// Aligned columns.
+    pub(super) fn text(&self) -> String {
+        let mut page = self.lines.join("\n") + "\n";
+        for section in &self.sections {
+            let mut table = Table::default();
+            let head = section.head.iter().map(|head| (*head).to_owned()).collect();
+            for row in [head].iter().chain(&section.rows) {
+                // Names to the left, figures to the right.
+                let cells = row.iter().enumerate();
+                table.row(cells.map(|(at, text)| if at == 0 { cell(text) } else { number(text) }));
+            }
+            let _ = write!(page, "\n{}\n{table}", section.title);
+        }
+        page + &self.closing
+    }
+
+    /// Markdown tables.
+    pub(super) fn markdown(&self) -> String {
+        let mut page = String::new();
+        for line in &self.lines {
+            let _ = writeln!(page, "- {line}");
+        }
+        for section in &self.sections {
+            let _ = writeln!(page, "\n### {}\n", section.title);
+            let _ = writeln!(page, "| {} |", section.head.join(" | "));
+            let rule = section.head.iter().enumerate();
+            let rule: Vec<&str> = rule.map(|(at, _)| ["---", "---:"][at.min(1)]).collect();
+            let _ = writeln!(page, "| {} |", rule.join(" | "));
+            for row in &section.rows {
+                let _ = writeln!(page, "| {} |", row.join(" | "));
+            }
+        }
+        page + &self.closing
+    }
 }
 
-fn preamble(figures: &Figures) -> Vec<String> {
-    let (host, settings) = (&figures.host, &figures.settings);
-    let mut lines = vec![
-        format!(
-            "host: {} CPUs ({}), KVM in {}, load average {:.2} before the run",
-            host.cpus, host.cpu_model, host.kvm, host.load_average
-        ),
-        format!(
-            "run: rounds of {} s × {}, {} clients to each VM, detection after {} ms",
-            settings.seconds, settings.rounds, settings.clients, settings.detect_ms
-        ),
-    ];
+/// Where it was measured, and what makes the figures mean little.
+pub(super) fn host_lines(host: &Host, quick: bool) -> Vec<String> {
+    let mut lines = vec![format!(
+        "host: {} CPUs ({}), KVM in {}, load average {:.2} before the run",
+        host.cpus, host.cpu_model, host.kvm, host.load_average
+    )];
     if !host.release_build {
         lines.push("a debug build: the figures mean little".to_owned());
     }
-    if settings.quick {
+    if quick {
         lines.push("a quick run: the figures mean little".to_owned());
     }
+    lines
+}
+
+fn preamble(figures: &Figures) -> Vec<String> {
+    let settings = &figures.settings;
+    let mut lines = host_lines(&figures.host, settings.quick);
+    let run = format!(
+        "run: guest {} on {}, rounds of {} s × {}, {} clients to each VM, detection after {} ms",
+        settings.guest,
+        settings.cpu,
+        settings.seconds,
+        settings.rounds,
+        settings.clients,
+        settings.detect_ms
+    );
+    lines.insert(1, run);
     lines
 }
 
@@ -105,11 +144,7 @@ fn sections(figures: &Figures) -> Vec<Section> {
 
 /// Everything that one line can say, beside the paper's figure where it has one.
 fn summary(figures: &Figures) -> Section {
-    let mut section = Section {
-        title: "Summary",
-        head: vec!["", "ftvm", "VMware FT (2010)"],
-        rows: Vec::new(),
-    };
+    let mut section = Section::new("Summary", vec!["", "ftvm", "VMware FT (2010)"]);
     let mut row = |name: &str, ours: String, paper: &str| {
         section.row([name.to_owned(), ours, paper.to_owned()]);
     };
@@ -189,9 +224,9 @@ fn kill_rows(kills: &Kills, row: &mut impl FnMut(&str, String, &str)) {
 }
 
 fn requests(requests: &Requests) -> Section {
-    let mut section = Section {
-        title: "Requests of one VM",
-        head: vec![
+    let mut section = Section::new(
+        "Requests of one VM",
+        vec![
             "variant",
             "requests/s",
             "least–most",
@@ -201,8 +236,7 @@ fn requests(requests: &Requests) -> Section {
             "primary",
             "backup",
         ],
-        rows: Vec::new(),
-    };
+    );
     for variant in &requests.variants {
         let Spread {
             median,
@@ -228,11 +262,10 @@ fn requests(requests: &Requests) -> Section {
 }
 
 fn kinds(parts: [(&Vec<KindStats>, &str); 2]) -> Section {
-    let mut section = Section {
-        title: "The log by kind of entry",
-        head: vec!["kind", "entries", "bytes each", "share of bytes"],
-        rows: Vec::new(),
-    };
+    let mut section = Section::new(
+        "The log by kind of entry",
+        vec!["kind", "entries", "bytes each", "share of bytes"],
+    );
     for (kinds, when) in parts {
         for kind in kinds {
             section.row([
@@ -281,6 +314,7 @@ mod tests {
             claims: 4,
             clients: 8,
             detect_ms: 500,
+            guest: "kv".to_owned(),
             cpu: Backend::Kvm,
         };
         let mut figures = Figures::new(host, settings);
@@ -298,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_part_that_was_not_measured_is_not_shown() {
-        let page = text(&example());
+        let page = Page::of(&example()).text();
         assert!(
             page.contains("1.2 ms, worst 9.0 ms, p99 8.0 ms of 4"),
             "{page}"
@@ -310,7 +344,7 @@ mod tests {
 
     #[test]
     fn markdown_has_a_rule_below_each_head_and_as_many_cells_in_each_row() {
-        let page = markdown(&example());
+        let page = Page::of(&example()).markdown();
         let rows: Vec<&str> = page.lines().filter(|line| line.starts_with('|')).collect();
         assert_eq!(rows[1], "| --- | ---: | ---: |");
         for row in &rows {
@@ -326,6 +360,6 @@ mod tests {
             first_fault: Some("demo:1:2 should be 3".to_owned()),
             ..Faults::default()
         };
-        assert!(text(&figures).contains("1 lost, 0 doubled"));
+        assert!(Page::of(&figures).text().contains("1 lost, 0 doubled"));
     }
 }

@@ -60,6 +60,31 @@ const GUEST: &str = "10.0.2.15:6379";
 /// The arbiter's servers. The first makes the cluster.
 const ARBITERS: [u64; 3] = [1, 2, 3];
 
+/// The guests that are key-value servers, which the clients here need.
+const SERVERS: [&str; 2] = ["kv", "redis"];
+
+/// Makes sure that `guest` is a key-value server and can be booted: builds its image if need be.
+///
+/// # Errors
+///
+/// That it is none, or what a build ends with.
+pub(in crate::cli) fn prepare(guest: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        SERVERS.contains(&guest),
+        "the guest {guest:?} is no key-value server, which the clients need: choose one of {}",
+        SERVERS.join(", ")
+    );
+    match guest_images::linux::by_name(guest) {
+        Some(_) => super::image::ensure_built(guest),
+        None => Ok(()),
+    }
+}
+
+/// Whether ftvm carries `guest` inside itself.
+pub(in crate::cli) fn is_embedded(guest: &str) -> bool {
+    guest_images::by_name(guest).is_some()
+}
+
 /// What is on a stage.
 #[derive(Clone, Debug)]
 pub(in crate::cli) struct Setting {

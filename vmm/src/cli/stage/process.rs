@@ -165,20 +165,9 @@ impl Process {
         self.ended.borrow().is_none()
     }
 
-    /// The CPU time that it has used: of the threads that still run, as far as the kernel tells.
+    /// The CPU time that it has used.
     pub(in crate::cli) fn cpu_time(&self) -> Duration {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid));
-        let of_thread = |entry: std::fs::DirEntry| {
-            let text = std::fs::read_to_string(entry.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
-        };
-        let ns: u64 = threads
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(of_thread)
-            .sum();
-        Duration::from_nanos(ns)
+        cpu_time_of(self.pid)
     }
 
     /// SIGKILL: no last word, no clean-up.
@@ -213,6 +202,22 @@ impl Process {
             format!("the {} {how}:\n  {}", self.who, last.join("\n  "))
         }
     }
+}
+
+/// The CPU time that a process has used: of the threads that still run, as far as the kernel tells.
+pub(in crate::cli) fn cpu_time_of(pid: impl std::fmt::Display) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let of_thread = |entry: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(entry.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    let ns: u64 = threads
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(of_thread)
+        .sum();
+    Duration::from_nanos(ns)
 }
 
 /// Passes on what a process says, and reaps it.

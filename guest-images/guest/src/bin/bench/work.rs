@@ -10,11 +10,20 @@ const NUMBERS: usize = 256 << 10;
 const TABLE: usize = 512 << 10;
 /// Primes below this are counted.
 const SIEVE: usize = 4 << 20;
-/// How often all of it is done in a round.
-const PASSES: usize = 12;
+/// How often all of it is done in a round, unless the command line says otherwise.
+const PASSES: u64 = 12;
+
+/// The parts of a pass that can be left out, a bit each.
+const LOOK_UP: u64 = 1;
+const SORT: u64 = 2;
+const SIEVING: u64 = 4;
+const HASH: u64 = 8;
+const ALL: u64 = LOOK_UP | SORT | SIEVING | HASH;
 
 /// The state that goes from round to round.
 pub(crate) struct Work {
+    parts: u64,
+    passes: u64,
     checksum: u64,
     numbers: Vec<u64>,
     table: Vec<u64>,
@@ -22,8 +31,11 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(crate) fn new() -> Self {
+    /// `parts` and `passes` as the command line gives them.
+    pub(crate) fn new(parts: Option<u64>, passes: Option<u64>) -> Self {
         Work {
+            parts: parts.unwrap_or(ALL),
+            passes: passes.unwrap_or(PASSES),
             checksum: 0x9E37_79B9_7F4A_7C15,
             numbers: vec![0; NUMBERS],
             table: vec![0; TABLE],
@@ -33,14 +45,34 @@ impl Work {
 
     /// One round: the checksum after it.
     pub(crate) fn round(&mut self) -> u64 {
-        for _ in 0..PASSES {
+        for _ in 0..self.passes {
             self.fill();
-            let found = self.look_up();
-            self.numbers.sort_unstable();
-            let primes = self.count_primes();
-            self.checksum = self.hash() ^ found.rotate_left(32) ^ primes;
+            let found = if self.does(LOOK_UP) {
+                self.look_up()
+            } else {
+                0
+            };
+            if self.does(SORT) {
+                self.numbers.sort_unstable();
+            }
+            let primes = if self.does(SIEVING) {
+                self.count_primes()
+            } else {
+                0
+            };
+            // Of what is not hashed, the number in the middle stands for all.
+            let hash = if self.does(HASH) {
+                self.hash()
+            } else {
+                self.numbers[NUMBERS / 2]
+            };
+            self.checksum = hash ^ found.rotate_left(32) ^ primes;
         }
         self.checksum
+    }
+
+    fn does(&self, part: u64) -> bool {
+        self.parts & part != 0
     }
 
     /// Numbers from the checksum, by xorshift64.
