@@ -24,7 +24,8 @@ const MAX_WAITING_CONSOLE_BYTES: usize = 64 << 10;
 /// How long entries may wait for company. Outputs do not wait.
 const FLUSH_AFTER: Duration = Duration::from_millis(1);
 
-/// How often the state of CPU and devices is hashed, while the machine runs.
+/// How often the state of CPU and devices is hashed, while the machine runs. Once more, with RAM,
+/// when it is off: a log that comes to its end is checked to its end.
 const DIGEST_EVERY: Duration = Duration::from_millis(250);
 
 /// RAM is hashed with every so many of these digests.
@@ -140,15 +141,17 @@ impl Live {
     ) -> Result<Position, Stop> {
         let here = machine.position();
         let now = Instant::now();
-        if now >= self.digest_due && here > self.digested && machine.at_boundary() {
-            let with_ram = self.digests.is_multiple_of(RAM_DIGEST_EVERY);
+        let off = machine.off().is_some();
+        let digest_due = off || now >= self.digest_due;
+        if digest_due && here > self.digested && machine.at_boundary() {
+            let with_ram = off || self.digests.is_multiple_of(RAM_DIGEST_EVERY);
             let digest = machine.digest(with_ram)?;
             self.record(here, Payload::Digest(digest));
             self.digests += 1;
             self.digested = here;
             self.digest_due = now + DIGEST_EVERY;
         }
-        let stands = machine.stands() || machine.off().is_some();
+        let stands = off || machine.stands();
         if stands && self.stood != Some(here) {
             self.stood = Some(here);
             self.record(here, Payload::Progress);
@@ -158,7 +161,7 @@ impl Live {
             self.record(here, Payload::Progress);
             self.urgent = true;
         }
-        if self.urgent || machine.off().is_some() {
+        if self.urgent || off {
             self.flush(link);
         }
         while link.is_slowed() && !self.stop {
