@@ -2,11 +2,12 @@
 //! run.
 //!
 //! ```text
-//!   requests     alone │ unprotected ×2 │ recorded ×2 │ protected     in rounds, there and back
-//!   bandwidth    a pair that is idle, then loaded; its log, counted by kind of entry
-//!   kills        a pair under load, SIGKILL to its primary, again and again
-//!   heartbeats   a pair under load on a host whose every CPU is busy
-//!   claims       the arbiter, asked by one client
+//!   requests          alone │ unprotected ×2 │ recorded ×2 │ protected    in rounds, there and back
+//!   redis-benchmark   unprotected ×2 │ protected    loaded by the stock program, in such rounds too
+//!   bandwidth         a pair that is idle, then loaded; its log, counted by kind of entry
+//!   kills             a pair under load, SIGKILL to its primary, again and again
+//!   heartbeats        a pair under load on a host whose every CPU is busy
+//!   claims            the arbiter, asked by one client
 //! ```
 //!
 //! `ftvm bench cpu` measures the software CPU instead: see `cpu/mod.rs`.
@@ -14,7 +15,8 @@
 //! Where two VMs run next to each other both carry the same load, so that each has the share of
 //! the host that the primary of a pair has: the ratio is what protection costs a host that is as
 //! busy as its backup's. Rounds go there and back through the variants, so that a host that gets
-//! slower or faster meanwhile does it to all of them. Every answer of every load is checked.
+//! slower or faster meanwhile does it to all of them. Every answer of this program's own loads is
+//! checked.
 
 mod bandwidth;
 mod claims;
@@ -22,15 +24,17 @@ mod cpu;
 mod figures;
 mod heartbeats;
 mod kills;
+mod redis_benchmark;
 mod requests;
 mod scene;
 mod table;
+mod variant;
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use self::figures::{Faults, Figures, Host, Settings};
+use self::figures::{Faults, Figures, Host, LeftOut, Settings};
 use self::scene::Progress;
 use self::table::Page;
 use super::cpu::CpuChoice;
@@ -41,20 +45,29 @@ use super::text::print;
 /// How long one variant is measured in a round, and everything else in proportion, in seconds.
 const SECONDS: f64 = 5.0;
 
+/// Connections of the verifying clients to each VM.
+const CLIENTS: u16 = 8;
+
+/// Connections of redis-benchmark to each VM: what it takes when it is not told.
+const REDIS_BENCHMARK_CLIENTS: u16 = 50;
+
 /// What protection costs, and how fast a failover is.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
 Examples:
-  ftvm bench                       everything, in some ten minutes
+  ftvm bench                       everything, in some twelve minutes
   ftvm bench --only requests       the ratio of protected to unprotected alone
   ftvm bench --quick --json        every figure once, to see that it works
   ftvm bench --guest redis --clients 50 --only requests
                                    Debian's redis-server on the software CPU
+  ftvm bench --guest redis --only redis-benchmark
+                                   … under Debian's redis-benchmark, of the package redis-tools
   ftvm bench cpu                   the software CPU itself, and QEMU beside it
 
 A host that is busy with other things gives figures of those: see the load average that is
-printed. Exit status 0 only if everything was measured and no load found anything lost or doubled.")]
+printed. Exit status 0 only if everything was measured that is not named as left out, and no load
+found anything lost or doubled.")]
 pub(super) struct BenchArgs {
     #[command(subcommand)]
     what: Option<Other>,
@@ -70,9 +83,10 @@ pub(super) struct BenchArgs {
     /// How many primaries are killed [default: 20; quick: 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     kills: Option<u32>,
-    /// TCP connections to each VM, each with one request at a time.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=60))]
-    clients: u16,
+    /// TCP connections to each VM, each with one request at a time, or what redis-benchmark's
+    /// pipeline has [default: 8; redis-benchmark: 50].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=60))]
+    clients: Option<u16>,
     /// A peer that is silent for this long is suspected, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     detect: u64,
@@ -113,6 +127,8 @@ fn seconds(text: &str) -> Result<f64, String> {
 enum Part {
     /// Requests per second and their latency: unprotected, recorded and protected.
     Requests,
+    /// The stock redis-benchmark, unprotected and protected; left out where it is not installed.
+    RedisBenchmark,
     /// The log's bits per second, idle and under load, and its bytes by kind of entry.
     Bandwidth,
     /// From SIGKILL to the first answer.
@@ -140,7 +156,8 @@ impl Plan {
                 rounds: args.rounds.unwrap_or(pick(5.0, 1.0) as u32),
                 kills: args.kills.unwrap_or(pick(20.0, 1.0) as u32),
                 claims: pick(500.0, 20.0) as u32,
-                clients: args.clients.into(),
+                clients: args.clients.unwrap_or(CLIENTS).into(),
+                redis_benchmark_clients: args.clients.unwrap_or(REDIS_BENCHMARK_CLIENTS).into(),
                 detect_ms: args.detect,
                 guest: args.guest.clone(),
                 cpu: args.cpu.choose(stage::is_embedded(&args.guest)),
@@ -202,6 +219,17 @@ async fn measure(plan: &Plan) -> anyhow::Result<Figures> {
     let mut figures = Figures::new(host, plan.settings.clone());
     if plan.wants(Part::Requests) {
         figures.requests = Some(bench.requests().await?);
+    }
+    if plan.wants(Part::RedisBenchmark) {
+        match redis_benchmark::look() {
+            Ok(program) => {
+                figures.redis_benchmark = Some(bench.redis_benchmark(program).await?);
+            }
+            Err(why) => figures.left_out.push(LeftOut {
+                what: redis_benchmark::NAME,
+                why,
+            }),
+        }
     }
     if plan.wants(Part::Bandwidth) {
         figures.bandwidth = Some(bench.bandwidth().await?);

@@ -1,5 +1,7 @@
 //! The figures of a run, as values; `--json` prints them as they are.
 
+use std::time::Duration;
+
 use crate::cpu::Backend;
 use ft_logging::inspect::KindStats;
 use serde::Serialize;
@@ -16,6 +18,8 @@ pub(super) struct Figures {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) requests: Option<Requests>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) redis_benchmark: Option<RedisBenchmark>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bandwidth: Option<Bandwidth>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) kills: Option<Kills>,
@@ -23,6 +27,14 @@ pub(super) struct Figures {
     pub(super) heartbeats: Option<Heartbeats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) claims: Option<Claims>,
+    pub(super) left_out: Vec<LeftOut>,
+}
+
+/// What was not measured here.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LeftOut {
+    pub(super) what: &'static str,
+    pub(super) why: String,
 }
 
 impl Figures {
@@ -33,10 +45,12 @@ impl Figures {
             settings,
             faults: Faults::default(),
             requests: None,
+            redis_benchmark: None,
             bandwidth: None,
             kills: None,
             heartbeats: None,
             claims: None,
+            left_out: Vec::new(),
         }
     }
 }
@@ -98,7 +112,10 @@ pub(super) struct Settings {
     pub(super) rounds: u32,
     pub(super) kills: u32,
     pub(super) claims: u32,
+    /// Of this program's own, to each VM.
     pub(super) clients: usize,
+    /// Of redis-benchmark.
+    pub(super) redis_benchmark_clients: usize,
     pub(super) detect_ms: u64,
     /// The key-value server in the VM.
     pub(super) guest: String,
@@ -196,6 +213,51 @@ pub(super) struct CpuTime {
     /// The node that runs the guest.
     pub(super) primary: f64,
     pub(super) backup: f64,
+}
+
+impl CpuTime {
+    /// From the CPU time of gateway, primary and backup in which so many requests were answered.
+    pub(super) fn per_request(used: [Duration; 3], requests: u64) -> Self {
+        let requests = requests.max(1) as f64;
+        let [gateway, primary, backup] = used.map(|time| time.as_secs_f64() * 1e6 / requests);
+        CpuTime {
+            gateway,
+            primary,
+            backup,
+        }
+    }
+}
+
+/// What redis-benchmark measured.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct RedisBenchmark {
+    /// The program's name and version.
+    pub(super) program: String,
+    /// The size of the values that are set and got, in bytes.
+    pub(super) value_bytes: u32,
+    /// How many keys there are, of which each request takes one at random.
+    pub(super) keys: u32,
+    /// How far replay was behind, over all tests.
+    pub(super) lag_ms_median: f64,
+    /// The worst round's.
+    pub(super) lag_ms_p99: f64,
+    pub(super) tests: Vec<RedisTest>,
+}
+
+/// One of its tests.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct RedisTest {
+    /// SET or GET.
+    pub(super) test: &'static str,
+    /// How many requests a client sends at once.
+    pub(super) pipeline: u32,
+    /// How many there were in each turn.
+    pub(super) requests: u64,
+    /// Requests per second of the protected VM to those of an unprotected one, by rounds.
+    pub(super) protected_ratio: Spread,
+    /// The protected VM's log meanwhile, in bits per second.
+    pub(super) log_bits_per_s: f64,
+    pub(super) variants: Vec<VariantFigures>,
 }
 
 /// The log channel.

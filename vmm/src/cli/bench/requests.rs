@@ -5,55 +5,18 @@ use std::time::{Duration, Instant};
 use ft_logging::protocol::Histogram;
 use tokio::time::sleep;
 
-use super::super::stage::process::Who;
 use super::Bench;
 use super::figures::{CpuTime, Requests, Spread, VariantFigures};
-use super::scene::{Cast, Scene};
+use super::scene::Scene;
+use super::variant::{Channel, Variant};
 
-/// How a VM runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Variant {
-    /// Unprotected, with the host to itself.
-    Alone,
-    /// Unprotected, and an equal VM with an equal load beside it.
-    Unprotected,
-    /// The same, and both write their logs to disk.
-    Recorded,
-    /// With a backup.
-    Protected,
-}
-
-impl Variant {
-    const ALL: [Variant; 4] = [
-        Variant::Alone,
-        Variant::Unprotected,
-        Variant::Recorded,
-        Variant::Protected,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Variant::Alone => "alone",
-            Variant::Unprotected => "unprotected",
-            Variant::Recorded => "recorded",
-            Variant::Protected => "protected",
-        }
-    }
-
-    fn cast(self) -> Cast {
-        Cast {
-            protected: self == Variant::Protected,
-            log: self == Variant::Recorded,
-        }
-    }
-
-    fn vms(self) -> usize {
-        match self {
-            Variant::Alone | Variant::Protected => 1,
-            Variant::Unprotected | Variant::Recorded => 2,
-        }
-    }
-}
+/// The variants, in the order of a round.
+const VARIANTS: [Variant; 4] = [
+    Variant::Alone,
+    Variant::Unprotected,
+    Variant::Recorded,
+    Variant::Protected,
+];
 
 /// One variant's turns so far.
 #[derive(Clone, Debug, Default)]
@@ -67,28 +30,14 @@ struct Turns {
 impl Turns {
     /// CPU time for each request.
     fn cpu_us(&self) -> CpuTime {
-        let requests = self.waits.count().max(1) as f64;
-        let [gateway, primary, backup] = self.cpu.map(|time| time.as_secs_f64() * 1e6 / requests);
-        CpuTime {
-            gateway,
-            primary,
-            backup,
-        }
+        CpuTime::per_request(self.cpu, self.waits.count())
     }
-}
-
-/// What only a pair can tell.
-#[derive(Clone, Copy, Debug)]
-struct Channel {
-    log_bits_per_s: f64,
-    lag_ms_median: f64,
-    lag_ms_p99: f64,
 }
 
 impl Bench {
     /// Measures all variants.
     pub(super) async fn requests(&mut self) -> anyhow::Result<Requests> {
-        let mut turns = Variant::ALL.map(|variant| (variant, Turns::default()));
+        let mut turns = VARIANTS.map(|variant| (variant, Turns::default()));
         let mut channels = Vec::new();
         for round in 0..self.settings.rounds {
             let mut order: Vec<&mut (Variant, Turns)> = turns.iter_mut().collect();
@@ -134,17 +83,13 @@ impl Bench {
         round: u32,
         turns: &mut Turns,
     ) -> anyhow::Result<Option<Channel>> {
-        let (cast, settings) = (variant.cast(), self.settings.clone());
-        let mut scenes = vec![Scene::open(&settings, cast, &mut self.progress).await?];
-        if variant.vms() == 2 {
-            let beside = scenes[0].open_beside(&settings, cast, &mut self.progress);
-            scenes.push(beside.await?);
-        }
+        let settings = self.settings.clone();
+        let mut scenes = self.raise(variant).await?;
         let mut loads = Vec::new();
         for scene in &scenes {
             loads.push(scene.load(&settings).await?);
         }
-        let before = self.channel(variant, &scenes[0]).await?;
+        let before = self.reading(variant, &scenes).await?;
         // All at once: the second VM's clients were warm later.
         loads.iter().for_each(|load| load.meter().restart());
         let cpu: Vec<_> = scenes.iter().map(Scene::cpu_times).collect();
@@ -158,7 +103,7 @@ impl Bench {
                 *sum += now.saturating_sub(then);
             }
         }
-        let after = self.channel(variant, &scenes[0]).await?;
+        let after = self.reading(variant, &scenes).await?;
         for (scene, load) in scenes.iter().zip(loads) {
             scene.finish(load, &mut self.faults).await?;
         }
@@ -177,23 +122,6 @@ impl Bench {
         }
         Ok(before
             .zip(after)
-            .map(|((then, bytes), (now, status))| Channel {
-                log_bits_per_s: (status.log_bytes - bytes.log_bytes) as f64 * 8.0
-                    / (now - then).as_secs_f64(),
-                lag_ms_median: status.lag_ms_median,
-                lag_ms_p99: status.lag_ms_p99,
-            }))
-    }
-
-    async fn channel(
-        &self,
-        variant: Variant,
-        scene: &Scene,
-    ) -> anyhow::Result<Option<(Instant, crate::node::NodeStatus)>> {
-        if variant != Variant::Protected {
-            return Ok(None);
-        }
-        let status = scene.status(Who::Primary).await?;
-        Ok(Some((Instant::now(), status)))
+            .map(|(before, after)| before.until(&after)))
     }
 }

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use ft_logging::inspect::KindStats;
 
 use super::super::text::{Table, bit_rate, number, text as cell};
-use super::figures::{Faults, Figures, Host, Kills, Requests, Spread};
+use super::figures::{
+    Figures, Host, Kills, LeftOut, RedisBenchmark, Requests, Spread, VariantFigures,
+};
 
 /// What the paper does not say.
 const NOTHING: &str = "–";
@@ -48,7 +50,7 @@ impl Page {
         Page {
             lines: preamble(figures),
             sections: sections(figures),
-            closing: closing(&figures.faults),
+            closing: closing(figures),
         }
     }
 
@@ -103,6 +105,13 @@ pub(super) fn host_lines(host: &Host, quick: bool) -> Vec<String> {
     lines
 }
 
+/// What was not measured.
+pub(super) fn left_out_lines(left_out: &[LeftOut]) -> impl Iterator<Item = String> {
+    left_out
+        .iter()
+        .map(|out| format!("left out: {}: {}", out.what, out.why))
+}
+
 fn preamble(figures: &Figures) -> Vec<String> {
     let settings = &figures.settings;
     let mut lines = host_lines(&figures.host, settings.quick);
@@ -116,10 +125,18 @@ fn preamble(figures: &Figures) -> Vec<String> {
         settings.detect_ms
     );
     lines.insert(1, run);
+    if let Some(redis) = &figures.redis_benchmark {
+        lines.push(format!(
+            "{}: {} clients to each VM, values of {} bytes, {} keys at random",
+            redis.program, settings.redis_benchmark_clients, redis.value_bytes, redis.keys
+        ));
+    }
+    lines.extend(left_out_lines(&figures.left_out));
     lines
 }
 
-fn closing(faults: &Faults) -> String {
+fn closing(figures: &Figures) -> String {
+    let faults = &figures.faults;
     let found = match &faults.first_fault {
         None => "nothing was lost, doubled or broken".to_owned(),
         Some(first) => format!(
@@ -127,18 +144,25 @@ fn closing(faults: &Faults) -> String {
             faults.lost, faults.duplicated, faults.connections_broken
         ),
     };
-    format!("\nEvery answer of every load was checked: {found}.\n")
+    // It ends at an error, but does not look at what it gets.
+    let apart = match &figures.redis_benchmark {
+        None => "",
+        Some(_) => " but redis-benchmark's",
+    };
+    format!("\nEvery answer of every load{apart} was checked: {found}.\n")
 }
 
 fn sections(figures: &Figures) -> Vec<Section> {
     let requests = figures.requests.as_ref().map(requests);
+    let redis = figures.redis_benchmark.as_ref().map(redis_benchmark);
     let kinds = figures.bandwidth.as_ref().map(|bandwidth| {
         let idle = (&bandwidth.idle_kinds, "idle");
         kinds([idle, (&bandwidth.loaded_kinds, "loaded")])
     });
-    [Some(summary(figures)), requests, kinds]
+    [Some(summary(figures)), requests, redis, kinds]
         .into_iter()
         .flatten()
+        .filter(|section| !section.rows.is_empty())
         .collect()
 }
 
@@ -162,6 +186,9 @@ fn summary(figures: &Figures) -> Section {
         row("replay lag under load", lag, "below 100 ms");
         let log = bit_rate(requests.log_bits_per_s);
         row("the protected VM's log there", log, "1.5–18 Mbit/s");
+    }
+    if let Some(redis) = &figures.redis_benchmark {
+        redis_rows(redis, &mut row);
     }
     if let Some(bandwidth) = &figures.bandwidth {
         let idle = bit_rate(bandwidth.idle_bits_per_s);
@@ -225,40 +252,81 @@ fn kill_rows(kills: &Kills, row: &mut impl FnMut(&str, String, &str)) {
     row("the claim in it", median_worst(&kills.claim_ms), NOTHING);
 }
 
-fn requests(requests: &Requests) -> Section {
-    let mut section = Section::new(
-        "Requests of one VM",
-        vec![
-            "variant",
-            "requests/s",
-            "least–most",
-            "median",
-            "p99",
-            "CPU: gateway",
-            "primary",
-            "backup",
-        ],
+/// What a redis-benchmark test is called.
+fn redis_test_name(test: &str, pipeline: u32) -> String {
+    match pipeline {
+        1 => test.to_owned(),
+        pipeline => format!("{test}, pipeline {pipeline}"),
+    }
+}
+
+fn redis_rows(redis: &RedisBenchmark, row: &mut impl FnMut(&str, String, &str)) {
+    for test in &redis.tests {
+        let name = redis_test_name(test.test, test.pipeline);
+        let name = format!("redis-benchmark {name}: protected / unprotected");
+        row(&name, ratio(&test.protected_ratio), "0.94–0.99");
+        let log = bit_rate(test.log_bits_per_s);
+        row("… the protected VM's log", log, "1.5–18 Mbit/s");
+    }
+    let lag = format!(
+        "{:.1} ms, p99 {:.1} ms",
+        redis.lag_ms_median, redis.lag_ms_p99
     );
+    row("… replay lag over all of them", lag, "below 100 ms");
+}
+
+/// A table of variants, which has a line for each of them.
+fn variants_section(title: &'static str) -> Section {
+    let head = vec![
+        "variant",
+        "requests/s",
+        "least–most",
+        "median",
+        "p99",
+        "CPU: gateway",
+        "primary",
+        "backup",
+    ];
+    Section::new(title, head)
+}
+
+fn variant_row(section: &mut Section, prefix: &str, variant: &VariantFigures) {
+    let Spread {
+        median,
+        least,
+        most,
+    } = variant.requests_per_s;
+    let beside = match variant.variant {
+        "unprotected" | "recorded" => ", its equal beside it",
+        _ => "",
+    };
+    section.row([
+        format!("{prefix}{}{beside}", variant.variant),
+        format!("{median:.0}"),
+        format!("{least:.0}–{most:.0}"),
+        format!("{:.2} ms", variant.median_us / 1e3),
+        format!("{:.2} ms", variant.p99_us / 1e3),
+        format!("{:.0} µs", variant.cpu_us.gateway),
+        format!("{:.0} µs", variant.cpu_us.primary),
+        format!("{:.0} µs", variant.cpu_us.backup),
+    ]);
+}
+
+fn requests(requests: &Requests) -> Section {
+    let mut section = variants_section("Requests of one VM");
     for variant in &requests.variants {
-        let Spread {
-            median,
-            least,
-            most,
-        } = variant.requests_per_s;
-        let beside = match variant.variant {
-            "unprotected" | "recorded" => ", its equal beside it",
-            _ => "",
-        };
-        section.row([
-            format!("{}{beside}", variant.variant),
-            format!("{median:.0}"),
-            format!("{least:.0}–{most:.0}"),
-            format!("{:.2} ms", variant.median_us / 1e3),
-            format!("{:.2} ms", variant.p99_us / 1e3),
-            format!("{:.0} µs", variant.cpu_us.gateway),
-            format!("{:.0} µs", variant.cpu_us.primary),
-            format!("{:.0} µs", variant.cpu_us.backup),
-        ]);
+        variant_row(&mut section, "", variant);
+    }
+    section
+}
+
+fn redis_benchmark(redis: &RedisBenchmark) -> Section {
+    let mut section = variants_section("redis-benchmark against one VM");
+    for test in &redis.tests {
+        let prefix = format!("{}: ", redis_test_name(test.test, test.pipeline));
+        for variant in &test.variants {
+            variant_row(&mut section, &prefix, variant);
+        }
     }
     section
 }
@@ -296,7 +364,7 @@ fn median_worst(spread: &Spread) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::{Claims, Host, Settings};
+    use super::super::figures::{Claims, Faults, Host, Settings};
     use super::*;
     use crate::cpu::Backend;
 
@@ -315,6 +383,7 @@ mod tests {
             kills: 2,
             claims: 4,
             clients: 8,
+            redis_benchmark_clients: 50,
             detect_ms: 500,
             guest: "kv".to_owned(),
             cpu: Backend::Kvm,
@@ -351,6 +420,22 @@ mod tests {
         assert_eq!(rows[1], "| --- | ---: | ---: |");
         for row in &rows {
             assert_eq!(row.matches('|').count(), 4, "{row}");
+        }
+    }
+
+    #[test]
+    fn what_was_left_out_is_said_in_both() {
+        let mut figures = example();
+        figures.claims = None;
+        figures.left_out.push(LeftOut {
+            what: "redis-benchmark",
+            why: "it is not installed".to_owned(),
+        });
+        let page = Page::of(&figures);
+        for text in [page.text(), page.markdown()] {
+            let said = text.contains("left out: redis-benchmark: it is not installed\n");
+            assert!(said, "{text}");
+            assert!(!text.contains("Summary"), "a table without rows: {text}");
         }
     }
 

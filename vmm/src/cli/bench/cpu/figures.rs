@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::super::figures::{Host, Spread};
-use super::super::table::{Page, Section, host_lines};
+use super::super::figures::{Host, LeftOut, Spread};
+use super::super::table::{Page, Section, host_lines, left_out_lines};
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -18,13 +18,6 @@ pub(super) struct CpuFigures {
     pub(super) replay: Option<Replay>,
     pub(super) memory: Option<Memory>,
     pub(super) left_out: Vec<LeftOut>,
-}
-
-/// What was not measured here.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct LeftOut {
-    pub(super) what: &'static str,
-    pub(super) why: String,
 }
 
 /// A program that does one thing, on all machines.
@@ -114,8 +107,7 @@ impl CpuFigures {
     pub(super) fn page(&self) -> Page {
         let mut lines = host_lines(&self.host, self.quick);
         lines.push(format!("rounds: {}; figures are medians", self.rounds));
-        let left_out = self.left_out.iter();
-        lines.extend(left_out.map(|out| format!("left out: {}: {}", out.what, out.why)));
+        lines.extend(left_out_lines(&self.left_out));
         let boot = self.boot.as_ref().map(boot);
         Page {
             lines,
