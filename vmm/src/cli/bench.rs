@@ -24,6 +24,7 @@ mod cpu;
 mod figures;
 mod heartbeats;
 mod kills;
+mod reading;
 mod redis_benchmark;
 mod requests;
 mod scene;

@@ -1,6 +1,6 @@
 //! The log's bits per second, idle and under load, and what they consist of.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use ft_logging::entry::{Entry, Kind, Payload};
@@ -12,32 +12,11 @@ use tokio::time::sleep;
 use super::super::stage::process::Who;
 use super::Bench;
 use super::figures::Bandwidth;
+use super::reading::Reading;
 use super::scene::{Cast, Scene};
-use crate::node::NodeStatus;
 
 /// The idle guest has come to rest after this time.
 const REST: Duration = Duration::from_millis(500);
-
-/// The primary at a moment.
-struct Reading {
-    at: Instant,
-    status: NodeStatus,
-}
-
-impl Reading {
-    async fn take(scene: &Scene) -> anyhow::Result<Self> {
-        let status = scene.status(Who::Primary).await?;
-        Ok(Reading {
-            at: Instant::now(),
-            status,
-        })
-    }
-
-    fn bits_per_s(&self, later: &Reading) -> f64 {
-        let bytes = later.status.log_bytes - self.status.log_bytes;
-        bytes as f64 * 8.0 / (later.at - self.at).as_secs_f64()
-    }
-}
 
 impl Bench {
     /// Measures one pair, which writes its log.

@@ -22,8 +22,9 @@ use tokio::sync::Barrier;
 use self::program::{Measured, Order, Test};
 use super::Bench;
 use super::figures::{CpuTime, RedisBenchmark, RedisTest, Spread, VariantFigures};
+use super::reading::Channel;
 use super::scene::Scene;
-use super::variant::{Channel, Variant};
+use super::variant::Variant;
 
 pub(super) use self::program::{NAME, look};
 
@@ -67,10 +68,12 @@ struct Turns {
 }
 
 impl Turns {
-    /// Takes a turn's VMs into account, of which each has answered so many requests.
-    fn add(&mut self, vms: &[OneVm], requests: u64) {
+    /// Takes a turn's VMs into account, of which each has answered so many requests; returns the
+    /// rate of one.
+    fn add(&mut self, vms: &[OneVm], requests: u64) -> f64 {
         let sum: f64 = vms.iter().map(|vm| vm.measured.requests_per_s).sum();
-        self.rates.push(sum / vms.len() as f64);
+        let rate = sum / vms.len() as f64;
+        self.rates.push(rate);
         for vm in vms {
             self.measured.push(vm.measured);
             self.answers += requests;
@@ -78,6 +81,7 @@ impl Turns {
                 *sum += used;
             }
         }
+        rate
     }
 
     fn figures(&self, variant: Variant) -> VariantFigures {
@@ -210,10 +214,9 @@ impl Bench {
             let channel = before.zip(after);
             test.channels
                 .extend(channel.map(|(before, after)| before.until(&after)));
-            test.turns[at].add(&vms, order.requests);
-            rates.push(test.turns[at].rates.last().map_or(0.0, |rate| *rate));
+            let rate = test.turns[at].add(&vms, order.requests);
+            rates.push(format!("{rate:.0}"));
         }
-        let rates: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
         self.progress.step(&format!(
             "round {} of {}: {:<11} redis-benchmark {} requests/s",
             round + 1,

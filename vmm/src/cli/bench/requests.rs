@@ -7,8 +7,9 @@ use tokio::time::sleep;
 
 use super::Bench;
 use super::figures::{CpuTime, Requests, Spread, VariantFigures};
+use super::reading::Channel;
 use super::scene::Scene;
-use super::variant::{Channel, Variant};
+use super::variant::Variant;
 
 /// The variants, in the order of a round.
 const VARIANTS: [Variant; 4] = [

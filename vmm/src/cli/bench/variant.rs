@@ -1,11 +1,8 @@
 //! How a VM runs while it is measured, and the scenes that makes.
 
-use std::time::Instant;
-
-use super::super::stage::process::Who;
 use super::Bench;
+use super::reading::Reading;
 use super::scene::{Cast, Scene};
-use crate::node::NodeStatus;
 
 /// How a VM runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,33 +40,6 @@ impl Variant {
     }
 }
 
-/// What only a pair can tell.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Channel {
-    pub(super) log_bits_per_s: f64,
-    pub(super) lag_ms_median: f64,
-    pub(super) lag_ms_p99: f64,
-}
-
-/// A pair's primary at a moment.
-#[derive(Debug)]
-pub(super) struct Reading {
-    at: Instant,
-    status: NodeStatus,
-}
-
-impl Reading {
-    /// What happened from then to now.
-    pub(super) fn until(&self, later: &Reading) -> Channel {
-        let bytes = later.status.log_bytes - self.status.log_bytes;
-        Channel {
-            log_bits_per_s: bytes as f64 * 8.0 / (later.at - self.at).as_secs_f64(),
-            lag_ms_median: later.status.lag_ms_median,
-            lag_ms_p99: later.status.lag_ms_p99,
-        }
-    }
-}
-
 impl Bench {
     /// One VM that runs so, and its equal beside it where there is one.
     pub(super) async fn raise(&mut self, variant: Variant) -> anyhow::Result<Vec<Scene>> {
@@ -91,8 +61,6 @@ impl Bench {
         if variant != Variant::Protected {
             return Ok(None);
         }
-        let status = scenes[0].status(Who::Primary).await?;
-        let at = Instant::now();
-        Ok(Some(Reading { at, status }))
+        Reading::take(&scenes[0]).await.map(Some)
     }
 }
