@@ -146,8 +146,7 @@ impl Order {
             anyhow::Ok((child.wait().await?, answer, words))
         };
         let Ok(ended) = timeout(self.patience, ended).await else {
-            let patience = self.patience.as_secs();
-            bail!("no end after {patience} s of {}", what());
+            bail!("no end after {:.1?} of {}", self.patience, what());
         };
         let (status, answer, words) = ended.with_context(what)?;
         ensure!(
@@ -312,6 +311,32 @@ mod tests {
         assert_eq!(last_of(&words).chars().count(), LAST_WORDS);
         assert!(last_of(&words).starts_with("last éé"));
         assert_eq!(last_of("\n"), "nothing was said");
+    }
+
+    #[tokio::test]
+    async fn a_run_that_would_never_end_is_given_up() {
+        if let Err(why) = look() {
+            eprintln!("skipped: {NAME}: {why}");
+            return;
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let nobody = listener.local_addr().expect("its address");
+        drop(listener);
+        let order = Order {
+            test: Test::Set,
+            clients: 1,
+            pipeline: 1,
+            requests: 1,
+            keys: 1,
+            value_bytes: 1,
+            patience: Duration::from_millis(200),
+        };
+        let error = order.run(nobody).await.expect_err("nobody listens");
+        let said = format!("{error:#}");
+        assert!(
+            said.contains("no end after 200.0ms of redis-benchmark --csv"),
+            "{said}"
+        );
     }
 
     #[tokio::test]
