@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::core::{CodeSize, seg};
+use crate::core::CodeSize;
 use crate::decode::{BLOCK_LIMIT, Block, NO_BLOCK, Source, translate};
 use crate::fault::Fault;
 use crate::flags::TF;
@@ -110,6 +110,7 @@ impl SoftCpu {
                 return;
             }
             let start = self.core.rip;
+            self.core.note_run();
             self.core.regs[usize::from(START)] = start;
             let leave = next(&mut self.core, &block.ops);
             let way = match leave {
@@ -197,6 +198,7 @@ impl SoftCpu {
 
     /// Runs a block once. True if its instructions retired.
     fn run_uncached(&mut self, block: &Block) -> bool {
+        self.core.note_run();
         self.core.regs[usize::from(START)] = self.core.rip;
         let leave = next(&mut self.core, &block.ops);
         self.left(leave, block.instructions, block.bytes)
@@ -242,7 +244,6 @@ impl SoftCpu {
     #[inline(always)]
     fn enter(&mut self) -> Option<u32> {
         let physical = self.fetch()?;
-        self.cache.note_entered(self.core.rip);
         match self.cache.find(physical, self.core.code_size) {
             Some(found) if self.cache.block(found).second_page.is_none() => Some(found),
             found => self.enter_slowly(physical, found),
@@ -284,11 +285,8 @@ impl SoftCpu {
 
     /// The page of RAM behind the one that RIP is in. `None` if an exception was raised.
     fn fetch_second_page(&mut self) -> Option<u64> {
-        let base = match self.core.code_size {
-            CodeSize::Long => 0,
-            _ => self.core.segment_base(seg::CS),
-        };
-        let linear = (self.core.rip.wrapping_add(base) & !(PAGE - 1)).wrapping_add(PAGE);
+        let linear =
+            (self.core.rip.wrapping_add(self.core.code_base()) & !(PAGE - 1)).wrapping_add(PAGE);
         match self.core.translate_fetch(linear) {
             Ok(physical) => Some(physical),
             Err(fault) => self.fetch_fault(fault),
@@ -298,6 +296,7 @@ impl SoftCpu {
     /// Raises an exception for an instruction that could not be fetched.
     #[cold]
     fn fetch_fault<T>(&mut self, fault: Fault) -> Option<T> {
+        self.core.note_run();
         self.core.devices.forget_answers();
         self.core.fault_through_stack = false;
         self.core.position += 1;
