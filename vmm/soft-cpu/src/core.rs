@@ -121,11 +121,12 @@ pub(crate) struct Core {
     pub(crate) shadow_at: Option<u64>,
     /// A breakpoint is enabled in DR7.
     pub(crate) has_breakpoints: bool,
-    /// The bits in DR6 of the data breakpoints that the current instruction has met.
+    /// The bits in DR6 of the data breakpoints that the current instruction has met, or a load of SS
+    /// just before it.
     pub(crate) breakpoints_met: u64,
     /// The current instruction went to a handler of the kernel's: no single-step trap behind it.
     pub(crate) entered_kernel: bool,
-    /// The current instruction loaded SS by MOV or POP: no single-step trap behind it.
+    /// The current instruction loaded SS by MOV or POP: no debug trap behind it.
     pub(crate) loaded_ss: bool,
     /// HLT was executed.
     pub(crate) halted: bool,

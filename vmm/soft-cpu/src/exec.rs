@@ -77,10 +77,13 @@ impl SoftCpu {
     /// Carries out one instruction, or one iteration of it, by a block of its own.
     fn step(&mut self) {
         let trap = self.core.system_flags & TF != 0;
-        if self.core.devices.answers.is_empty() && self.core.meets_breakpoint() {
+        let behind_ss = self.core.is_behind_load_of_ss();
+        if self.core.devices.answers.is_empty() && self.core.meets_breakpoint(behind_ss) {
             return;
         }
-        self.core.breakpoints_met = 0;
+        if !behind_ss {
+            self.core.breakpoints_met = 0;
+        }
         self.core.entered_kernel = false;
         self.core.loaded_ss = false;
         self.core.limit = self.core.position + 1;

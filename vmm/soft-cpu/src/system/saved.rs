@@ -100,6 +100,7 @@ impl Core {
         self.fetch_tlb.flush();
         self.update_breakpoints();
         self.breakpoints_met = 0;
+        self.loaded_ss = false;
         self.update_modes();
     }
 
