@@ -77,22 +77,26 @@ impl SoftCpu {
     /// Carries out one instruction, or one iteration of it, by a block of its own.
     fn step(&mut self) {
         let trap = self.core.system_flags & TF != 0;
+        let goes_on = !self.core.devices.answers.is_empty();
         let behind_ss = self.core.is_behind_load_of_ss();
-        if self.core.devices.answers.is_empty() && self.core.meets_breakpoint(behind_ss) {
+        if !goes_on && self.core.meets_breakpoint(behind_ss) {
             return;
         }
-        if !behind_ss {
+        if !goes_on && !behind_ss {
             self.core.breakpoints_met = 0;
         }
+        let met_before = self.core.breakpoints_met;
         self.core.entered_kernel = false;
         self.core.loaded_ss = false;
         self.core.limit = self.core.position + 1;
         self.core.devices.used = 0;
-        if let Some(block) = self.fetch().and_then(|physical| self.decode(physical, 1))
-            && self.run_uncached(&block)
-            && !self.core.triple_fault
-        {
-            self.core.trap_behind(trap);
+        let block = self.fetch().and_then(|physical| self.decode(physical, 1));
+        let retired = block.is_some_and(|block| self.run_uncached(&block));
+        if !retired {
+            self.core.breakpoints_met = met_before;
+        }
+        if self.core.devices.wanted.is_none() && !self.core.triple_fault {
+            self.core.trap_behind(trap && retired);
         }
         self.settle();
     }

@@ -110,19 +110,29 @@ impl Core {
 
     /// Raises #DB behind an instruction that met data breakpoints, or that began with TF set and did
     /// not enter the kernel (INT n and SYSCALL clear TF). None is raised behind a load of SS: what
-    /// that has met is raised behind the next instruction, in the kernel if it leads there (SDM
-    /// vol. 3, 6.8.3).
+    /// that has met is raised behind the next instruction, even if that faults, and in the kernel if
+    /// it leads there (SDM vol. 3, 6.8.3).
     pub(crate) fn trap_behind(&mut self, began_with_tf: bool) {
         if self.loaded_ss {
             return;
         }
         let untouched = !self.entered_kernel || self.system_flags & TF != 0;
         let stepped = began_with_tf && untouched;
-        let met = std::mem::take(&mut self.breakpoints_met);
-        if met == 0 && !stepped {
-            return;
+        let met = self.tell_breakpoints();
+        if stepped {
+            self.debug[4] |= STEP;
         }
-        self.debug[4] = self.debug[4] & !0xF | met | if stepped { STEP } else { 0 };
-        self.debug_trap();
+        if met || stepped {
+            self.debug_trap();
+        }
+    }
+
+    /// Puts the data breakpoints met so far into DR6. False if there is none.
+    pub(super) fn tell_breakpoints(&mut self) -> bool {
+        let met = std::mem::take(&mut self.breakpoints_met);
+        if met != 0 {
+            self.debug[4] = self.debug[4] & !0xF | met;
+        }
+        met != 0
     }
 }
