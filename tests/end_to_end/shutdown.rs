@@ -72,7 +72,13 @@ fn fail_10_a_triple_fault_is_reported_by_both_nodes_and_nobody_takes_over() {
         "  cs 0x0010, ss 0x0018, tr 0x0000\n",
         "  code at rip: 0f 0b 00",
         "  stack:\n    000000000020001a  1122334455667788  0000000000000000",
-        "  came by, the latest first:\n    000000000020001a  0000000000200000",
+        "  executed, the latest last:\n    \
+         0000000000200000  mov rsp,0x300000\n    \
+         000000000020000a  mov rax,0x1122334455667788\n    \
+         0000000000200014  push rax\n    \
+         0000000000200015  call 0x20001a\n    \
+         000000000020001a  lidt [0x200024]\n    \
+         0000000000200022  ud2",
     ] {
         assert!(report.contains(part), "{part:?} in {report}");
     }

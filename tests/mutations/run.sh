@@ -93,8 +93,11 @@ for patch in "${selected[@]}"; do
     else
         result=WRONG said="fails, but not with $expected"
     fi
-    [[ $result == caught ]] || missed=$((missed + 1))
     printf '%-36s %-9s %.100s\n' "$name" "$result" "$said"
+    if [[ $result != caught ]]; then
+        missed=$((missed + 1))
+        tail -n 20 "$log" >&2
+    fi
     apply --reverse "$patch"
 done
 

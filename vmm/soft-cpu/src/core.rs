@@ -12,6 +12,7 @@ use crate::memory::tlb::Tlb;
 use crate::op::{Leave, Op, SEGMENT_BASES, START};
 use crate::state::{STORED_MSRS, Segment, Table};
 use crate::time::Time;
+use crate::trail::Trail;
 use crate::x87::Fpu;
 
 /// Bits of CR0.
@@ -120,11 +121,12 @@ pub(crate) struct Core {
     pub(crate) shadow_at: Option<u64>,
     /// A breakpoint is enabled in DR7.
     pub(crate) has_breakpoints: bool,
-    /// The bits in DR6 of the data breakpoints that the current instruction has met.
+    /// The bits in DR6 of the data breakpoints that the current instruction has met, or a load of SS
+    /// just before it.
     pub(crate) breakpoints_met: u64,
     /// The current instruction went to a handler of the kernel's: no single-step trap behind it.
     pub(crate) entered_kernel: bool,
-    /// The current instruction loaded SS by MOV or POP: no single-step trap behind it.
+    /// The current instruction loaded SS by MOV or POP: no debug trap behind it.
     pub(crate) loaded_ss: bool,
     /// HLT was executed.
     pub(crate) halted: bool,
@@ -136,6 +138,7 @@ pub(crate) struct Core {
     pub(crate) ram: Ram,
     pub(crate) pages: Pages,
     pub(crate) devices: Devices,
+    pub(crate) trail: Trail,
 
     /// ES, CS, SS, DS, FS, GS.
     pub(crate) segments: [Segment; 6],
@@ -199,6 +202,7 @@ impl Core {
             pages: Pages::new(ram.len()),
             ram,
             devices: Devices::default(),
+            trail: Trail::new(),
             segments: [Segment::default(); 6],
             task: Segment::default(),
             ldt: Segment::default(),
@@ -353,18 +357,30 @@ impl Core {
         self.regs[usize::from(SEGMENT_BASES) + segment]
     }
 
+    /// What is added to RIP.
+    pub(crate) fn code_base(&self) -> u64 {
+        match self.code_size {
+            CodeSize::Long => 0,
+            CodeSize::Wide | CodeSize::Narrow => self.segment_base(seg::CS),
+        }
+    }
+
     /// Follows a change of CS, SS, EFER, CR0 or the flags.
     pub(crate) fn update_modes(&mut self) {
         const LONG: u32 = 1 << 13;
         const WIDE: u32 = 1 << 14;
         let code = self.segments[seg::CS].access;
-        self.code_size = if self.long_mode() && code & LONG != 0 {
+        let code_size = if self.long_mode() && code & LONG != 0 {
             CodeSize::Long
         } else if code & WIDE != 0 {
             CodeSize::Wide
         } else {
             CodeSize::Narrow
         };
+        if code_size != self.code_size {
+            self.code_size = code_size;
+            self.trail = Trail::new();
+        }
         self.stack_mask = if self.code_size == CodeSize::Long {
             !0
         } else if self.segments[seg::SS].access & WIDE != 0 {

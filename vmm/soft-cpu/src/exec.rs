@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::core::{CodeSize, seg};
+use crate::core::CodeSize;
 use crate::decode::{BLOCK_LIMIT, Block, NO_BLOCK, Source, translate};
 use crate::fault::Fault;
 use crate::flags::TF;
@@ -77,19 +77,26 @@ impl SoftCpu {
     /// Carries out one instruction, or one iteration of it, by a block of its own.
     fn step(&mut self) {
         let trap = self.core.system_flags & TF != 0;
-        if self.core.devices.answers.is_empty() && self.core.meets_breakpoint() {
+        let goes_on = !self.core.devices.answers.is_empty();
+        let behind_ss = self.core.is_behind_load_of_ss();
+        if !goes_on && self.core.meets_breakpoint(behind_ss) {
             return;
         }
-        self.core.breakpoints_met = 0;
+        if !goes_on && !behind_ss {
+            self.core.breakpoints_met = 0;
+        }
+        let met_before = self.core.breakpoints_met;
         self.core.entered_kernel = false;
         self.core.loaded_ss = false;
         self.core.limit = self.core.position + 1;
         self.core.devices.used = 0;
-        if let Some(block) = self.fetch().and_then(|physical| self.decode(physical, 1))
-            && self.run_uncached(&block)
-            && !self.core.triple_fault
-        {
-            self.core.trap_behind(trap);
+        let block = self.fetch().and_then(|physical| self.decode(physical, 1));
+        let retired = block.is_some_and(|block| self.run_uncached(&block));
+        if !retired {
+            self.core.breakpoints_met = met_before;
+        }
+        if self.core.devices.wanted.is_none() && !self.core.triple_fault {
+            self.core.trap_behind(trap && retired);
         }
         self.settle();
     }
@@ -110,6 +117,7 @@ impl SoftCpu {
                 return;
             }
             let start = self.core.rip;
+            self.core.note_run();
             self.core.regs[usize::from(START)] = start;
             let leave = next(&mut self.core, &block.ops);
             let way = match leave {
@@ -197,6 +205,7 @@ impl SoftCpu {
 
     /// Runs a block once. True if its instructions retired.
     fn run_uncached(&mut self, block: &Block) -> bool {
+        self.core.note_run();
         self.core.regs[usize::from(START)] = self.core.rip;
         let leave = next(&mut self.core, &block.ops);
         self.left(leave, block.instructions, block.bytes)
@@ -242,7 +251,6 @@ impl SoftCpu {
     #[inline(always)]
     fn enter(&mut self) -> Option<u32> {
         let physical = self.fetch()?;
-        self.cache.note_entered(self.core.rip);
         match self.cache.find(physical, self.core.code_size) {
             Some(found) if self.cache.block(found).second_page.is_none() => Some(found),
             found => self.enter_slowly(physical, found),
@@ -284,11 +292,8 @@ impl SoftCpu {
 
     /// The page of RAM behind the one that RIP is in. `None` if an exception was raised.
     fn fetch_second_page(&mut self) -> Option<u64> {
-        let base = match self.core.code_size {
-            CodeSize::Long => 0,
-            _ => self.core.segment_base(seg::CS),
-        };
-        let linear = (self.core.rip.wrapping_add(base) & !(PAGE - 1)).wrapping_add(PAGE);
+        let linear =
+            (self.core.rip.wrapping_add(self.core.code_base()) & !(PAGE - 1)).wrapping_add(PAGE);
         match self.core.translate_fetch(linear) {
             Ok(physical) => Some(physical),
             Err(fault) => self.fetch_fault(fault),
@@ -298,6 +303,7 @@ impl SoftCpu {
     /// Raises an exception for an instruction that could not be fetched.
     #[cold]
     fn fetch_fault<T>(&mut self, fault: Fault) -> Option<T> {
+        self.core.note_run();
         self.core.devices.forget_answers();
         self.core.fault_through_stack = false;
         self.core.position += 1;

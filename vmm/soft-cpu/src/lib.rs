@@ -34,6 +34,7 @@ mod simd;
 mod state;
 mod system;
 mod time;
+mod trail;
 mod x87;
 
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub use devices::{Access, Target};
 pub use memory::ram::Ram;
 pub use state::{STORED_MSRS, Segment, State, Table, UNUSABLE};
 pub use time::{TICKS_PER_INSTRUCTION, TSC_HZ};
+pub use trail::Executed;
 
 use crate::core::Core;
 use crate::decode::Cache;
@@ -214,11 +216,14 @@ impl SoftCpu {
         self.settle();
     }
 
-    /// Up to 20 addresses where execution went lately by calls, returns and jumps to other pages, the
-    /// latest first, for a report.
+    /// The last instructions, `count` at most, the latest last, for a report. They are decoded from
+    /// what memory holds now: `read` gives a byte at a virtual address. Where `run` was stopped
+    /// meanwhile makes no difference, nor does what was translated when.
     #[must_use]
-    pub fn recent_branches(&self) -> Vec<u64> {
-        self.cache.recent()
+    pub fn executed(&self, count: usize, read: impl Fn(u64) -> Option<u8>) -> Vec<Executed> {
+        let base = self.core.code_base();
+        self.core
+            .executed(count, |rip| read(rip.wrapping_add(base)))
     }
 
     /// Drops translations of code that was overwritten.

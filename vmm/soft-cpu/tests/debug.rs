@@ -122,3 +122,84 @@ fn a_breakpoint_on_an_instruction_faults_once_before_it() {
     );
     assert_eq!(state.rflags & 1 << 16, 0);
 }
+
+/// SDM vol. 3, 6.8.3 and 18.3.1.1: what a load of SS meets is told behind the next instruction, and
+/// a breakpoint on that one is not.
+#[test]
+fn no_breakpoint_traps_between_a_load_of_ss_and_the_next_instruction() {
+    let code = assemble(|a| {
+        a.mov(rbx, DATA)?;
+        a.mov(eax, ss)?;
+        a.mov(dword_ptr(rbx), eax)?;
+        a.mov(ss, word_ptr(rbx))?;
+        a.nop()?;
+        a.nop()?;
+        a.hlt()
+    });
+    let behind_load = CODE + 10 + 2 + 2 + 2;
+    // Reads and writes of the two bytes at DATA: by the store, and by the load of SS.
+    let cpu = run_with_breakpoint(DATA, 0x7_0001, &code);
+    let state = cpu.state();
+    assert_eq!((state.general[8], state.general[9]), (behind_load + 1, 2));
+    assert_eq!(state.debug[4], 0xFFFF_0FF1);
+    // On the NOP behind the load, and on the one behind that.
+    let cpu = run_with_breakpoint(behind_load, 1, &code);
+    assert_eq!(cpu.state().general[9], 0);
+    let cpu = run_with_breakpoint(behind_load + 1, 1, &code);
+    assert_eq!(cpu.state().general[9], 1);
+}
+
+/// Runs `MOV SS, [DATA]`, watched by DR0, and what follows it. The handler of #DB notes RIP in R8 and
+/// counts in R9; the handler of `vector`, of which its address is returned, steps over `skips` bytes.
+fn run_behind_watched_load(
+    vector: u8,
+    skips: i32,
+    rest: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
+) -> (soft_cpu::State, u64) {
+    let code = assemble(|a| {
+        a.mov(rbx, DATA)?;
+        a.mov(ss, word_ptr(rbx))?;
+        rest(a)?;
+        a.hlt()
+    });
+    let mut cpu = machine(4 << 20, &code);
+    let handler = STUBS + 0x2000;
+    set_gate(&mut cpu, vector, handler, 0x8E, 0);
+    set_gate(&mut cpu, 1, STUBS + 0x1000, 0x8E, 0);
+    let on_debug = lab::assemble_at(STUBS + 0x1000, |a| {
+        a.mov(r8, qword_ptr(rsp))?;
+        a.inc(r9)?;
+        a.iretq()
+    });
+    put(&mut cpu, STUBS + 0x1000, &on_debug);
+    let step_over = lab::assemble_at(handler, |a| {
+        a.add(qword_ptr(rsp), skips)?;
+        a.iretq()
+    });
+    put(&mut cpu, handler, &step_over);
+    let mut state = lab::kernel_state();
+    put(&mut cpu, DATA, &state.segments[2].selector.to_le_bytes());
+    state.debug[0] = DATA;
+    state.debug[5] = 0x7_0401;
+    cpu.restore(&state, 0);
+    assert_eq!(run_to_halt(&mut cpu), None);
+    (cpu.state(), handler)
+}
+
+/// The kernel then meets it at the first instruction of its handler.
+#[test]
+fn what_a_load_of_ss_meets_is_told_in_the_kernel_if_the_next_instruction_leads_there() {
+    let (state, handler) = run_behind_watched_load(3, 0, |a| a.int3());
+    assert_eq!((state.general[8], state.general[9]), (handler, 1));
+    assert_eq!(state.debug[4], 0xFFFF_0FF1);
+    let (state, handler) = run_behind_watched_load(6, 2, |a| a.ud2());
+    assert_eq!((state.general[8], state.general[9]), (handler, 1));
+}
+
+/// INT1 behind it is a debug exception itself: there is one, which tells both.
+#[test]
+fn what_a_load_of_ss_meets_is_told_with_int1() {
+    let (state, _) = run_behind_watched_load(3, 0, |a| a.int1());
+    assert_eq!((state.general[8], state.general[9]), (state.rip - 1, 1));
+    assert_eq!(state.debug[4], 0xFFFF_0FF1);
+}

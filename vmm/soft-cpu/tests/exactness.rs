@@ -110,6 +110,13 @@ fn prepared() -> SoftCpu {
     cpu
 }
 
+/// A byte of RAM.
+fn byte(cpu: &SoftCpu, at: u64) -> u8 {
+    let mut byte = [0];
+    assert!(cpu.ram().read(at, &mut byte));
+    byte[0]
+}
+
 /// All states of the program, by position, found by the smallest of steps.
 fn all_states() -> (Vec<State>, Vec<(u64, Access)>) {
     let mut cpu = prepared();
@@ -135,6 +142,58 @@ fn det_1_every_position_is_reached_alike_in_one_go_and_step_by_step() {
         assert_eq!(cpu.state(), *expected, "at {position}");
         assert_eq!(one_go[..], log[..one_go.len()], "at {position}");
     }
+}
+
+/// What a report shows, against the states that lie between the smallest of steps. An instruction
+/// has several positions if it repeats or accesses devices twice.
+#[test]
+fn the_last_instructions_are_told_wherever_the_cpu_was_stopped() {
+    let (states, _) = all_states();
+    let mut executed: Vec<u64> = Vec::new();
+    for (position, state) in states.iter().enumerate() {
+        for goes_by in [1, 7, u64::MAX] {
+            let mut cpu = prepared();
+            let end = position as u64;
+            while cpu.position() < end {
+                let next = cpu.position().saturating_add(goes_by).min(end);
+                run_to(&mut cpu, next, &mut Vec::new());
+            }
+            let told = cpu.executed(20, |at| Some(byte(&cpu, at)));
+            let told: Vec<u64> = told.iter().map(|executed| executed.rip).collect();
+            let last = executed.len().saturating_sub(20);
+            assert_eq!(told, executed[last..], "at {position}, by {goes_by}");
+        }
+        // Where a write is on its way to a device, its instruction has been counted.
+        if state.posted.is_empty() && executed.last() != Some(&state.rip) {
+            executed.push(state.rip);
+        }
+    }
+}
+
+#[test]
+fn the_last_instructions_are_told_by_name_and_those_that_are_gone_too() {
+    let mut cpu = machine(
+        4 << 20,
+        &assemble(|a| {
+            a.mov(rax, DATA)?;
+            a.add(qword_ptr(rax + 8), 5)?;
+            a.jmp(rax)
+        }),
+    );
+    lab::put(&mut cpu, DATA, &[0x0F, 0x0B]);
+    let mut state = lab::kernel_state();
+    state.idt.limit = 0;
+    cpu.restore(&state, 0);
+    assert_eq!(cpu.run(u64::MAX), Exit::TripleFault);
+    let told = cpu.executed(20, |at| (at < DATA).then(|| byte(&cpu, at)));
+    let told: Vec<&str> = told.iter().map(|executed| &*executed.text).collect();
+    let expected = [
+        "mov rax,0x200000",
+        "add qword ptr [rax+0x8],0x5",
+        "jmp rax",
+        "(bad)",
+    ];
+    assert_eq!(told, expected);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod state;
 
 use ft_logging::types::{Position, VirtualTime};
 
+pub use soft_cpu::Executed;
 pub use state::{CPU_STATE_VERSION, CpuState, DescriptorTable, Segment};
 
 /// A CPU backend.
@@ -71,9 +72,10 @@ pub trait Cpu {
     /// If this host cannot hold the state.
     fn restore(&mut self, state: &CpuState, position: Position) -> Result<(), CpuError>;
 
-    /// Where execution went lately by calls, returns and jumps to other pages: up to 20 addresses,
-    /// the latest first. `None` if a CPU that has shut down keeps no state to look at.
-    fn recent_branches(&self) -> Option<Vec<u64>>;
+    /// The last instructions, `count` at most, the latest last. `read` gives a byte at
+    /// a virtual address, where there is memory. `None` if a CPU that has shut down keeps no state to
+    /// look at.
+    fn executed(&self, count: usize, read: &dyn Fn(u64) -> Option<u8>) -> Option<Vec<Executed>>;
 
     /// Adds the RAM pages that the CPU wrote since the last call to `dirty`, a bit each. A
     /// superset is allowed.

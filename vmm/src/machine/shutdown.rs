@@ -7,20 +7,23 @@ use ft_logging::types::Position;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::Machine;
-use crate::cpu::{Cpu, CpuState};
+use crate::cpu::{Cpu, CpuState, Executed};
 use crate::sys::vm::GuestMemory;
 
 /// Bytes of code and words of stack that are shown.
 const CODE_BYTES: u64 = 16;
 const STACK_WORDS: u64 = 16;
 
+/// Instructions that are shown.
+const INSTRUCTIONS: usize = 20;
+
 /// The machine as the triple fault left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shutdown {
     position: Position,
     cpu: CpuState,
-    /// Where execution went lately, the latest first.
-    branches: Vec<u64>,
+    /// The last instructions, the latest last.
+    executed: Vec<Executed>,
     /// From RIP on, as far as it is mapped.
     code: Vec<u8>,
     /// From RSP on, as far as it is mapped.
@@ -30,11 +33,11 @@ pub struct Shutdown {
 impl Shutdown {
     /// Looks at a machine that a triple fault switched off. `None` if its CPU keeps nothing.
     pub fn of<C: Cpu>(machine: &mut Machine<C>) -> Option<Self> {
-        let branches = machine.cpu.recent_branches()?;
         let cpu = machine.cpu.save().ok()?;
+        let byte = |address| read(&machine.ram, &cpu.control, address).map(|[byte]| byte);
+        let executed = machine.cpu.executed(INSTRUCTIONS, &byte)?;
         let code = (0..CODE_BYTES)
-            .map_while(|byte| read::<1>(&machine.ram, &cpu.control, cpu.rip.wrapping_add(byte)))
-            .map(|[byte]| byte)
+            .map_while(|offset| byte(cpu.rip.wrapping_add(offset)))
             .collect();
         let rsp = cpu.general[4];
         let stack = (0..STACK_WORDS)
@@ -44,7 +47,7 @@ impl Shutdown {
         Some(Shutdown {
             position: machine.position(),
             cpu,
-            branches,
+            executed,
             code,
             stack,
         })
@@ -133,10 +136,9 @@ impl Display for Shutdown {
         if self.stack.is_empty() {
             write!(f, " not mapped")?;
         }
-        write!(f, "\n  came by, the latest first:")?;
-        for (at, address) in self.branches.iter().enumerate() {
-            let gap = if at % 4 == 0 { "\n    " } else { "  " };
-            write!(f, "{gap}{address:016x}")?;
+        write!(f, "\n  executed, the latest last:")?;
+        for Executed { rip, text } in &self.executed {
+            write!(f, "\n    {rip:016x}  {text}")?;
         }
         Ok(())
     }

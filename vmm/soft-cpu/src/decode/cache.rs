@@ -78,8 +78,6 @@ pub(crate) struct Cache {
     ops: usize,
     /// Grows when all block numbers become invalid.
     generation: u64,
-    recent: [u64; 32],
-    recent_next: usize,
 }
 
 const NO_KEY: u64 = u64::MAX;
@@ -97,8 +95,6 @@ impl Cache {
             by_page: Map::default(),
             ops: 0,
             generation: 0,
-            recent: [0; 32],
-            recent_next: 0,
         }
     }
 
@@ -237,20 +233,5 @@ impl Cache {
         self.ops = 0;
         self.generation += 1;
         core.pages.forget_code();
-    }
-
-    /// Notes where a block begins that was found without a link, for reports.
-    #[inline(always)]
-    pub(crate) fn note_entered(&mut self, rip: u64) {
-        self.recent[self.recent_next % 32] = rip;
-        self.recent_next = self.recent_next.wrapping_add(1);
-    }
-
-    /// The latest 20 of [`Cache::note_entered`], the latest first.
-    pub(crate) fn recent(&self) -> Vec<u64> {
-        let count = self.recent_next.min(20);
-        (1..=count)
-            .map(|back| self.recent[(self.recent_next - back) % 32])
-            .collect()
     }
 }

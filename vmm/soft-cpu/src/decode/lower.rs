@@ -28,7 +28,7 @@ const START_AT: u64 = 0x4000_0000;
 
 /// Encodings that CPUID does not claim are what they were before: TZCNT is BSF, LZCNT is BSR,
 /// WBNOINVD is WBINVD, and hints are NOPs. PAUSE is one of these, but not where REX.B makes it XCHG.
-const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP
+pub(crate) const DECODER_OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP
     | DecoderOptions::NO_MPFX_0FBC
     | DecoderOptions::NO_MPFX_0FBD
     | DecoderOptions::NO_WBNOINVD
@@ -54,7 +54,7 @@ pub(crate) fn translate(source: Source<'_>, limit: u64) -> Option<Block> {
         CodeSize::Wide => 32,
         CodeSize::Narrow => 16,
     };
-    let mut decoder = Decoder::with_ip(bits, source.bytes, START_AT, OPTIONS);
+    let mut decoder = Decoder::with_ip(bits, source.bytes, START_AT, DECODER_OPTIONS);
     let mut ops = Vec::with_capacity(16);
     let mut uses: Vec<FlagUse> = Vec::with_capacity(16);
     let mut instructions = 0;
@@ -116,7 +116,7 @@ fn pause_or_exchange(bytes: &[u8], pause: Instruction) -> Instruction {
         .iter()
         .map(|byte| if *byte == REP { DS } else { *byte })
         .collect();
-    Decoder::with_ip(64, &plain, pause.ip(), OPTIONS).decode()
+    Decoder::with_ip(64, &plain, pause.ip(), DECODER_OPTIONS).decode()
 }
 
 fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Lowering {

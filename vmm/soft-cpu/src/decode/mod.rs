@@ -10,7 +10,7 @@ mod lower;
 mod operands;
 
 pub(crate) use cache::{Block, Cache, NO_BLOCK};
-pub(crate) use lower::{Source, translate};
+pub(crate) use lower::{DECODER_OPTIONS, Source, translate};
 pub(crate) use operands::{Lowering, number, segment_number, size_of};
 
 /// The most instructions of a block: bounds how deep handlers nest where a compiler does not turn

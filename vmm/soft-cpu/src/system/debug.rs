@@ -75,11 +75,17 @@ impl Core {
         }
     }
 
+    /// Whether the instruction before the one at RIP has loaded SS.
+    pub(crate) fn is_behind_load_of_ss(&self) -> bool {
+        self.loaded_ss && self.shadow_at == Some(self.position)
+    }
+
     /// Raises #DB if the instruction at RIP has a breakpoint. It is a fault: RF lets the
-    /// instruction pass when the handler returns to it.
-    pub(crate) fn meets_breakpoint(&mut self) -> bool {
+    /// instruction pass when the handler returns to it, and a load of SS before it does so too
+    /// (SDM vol. 3, 18.3.1.1).
+    pub(crate) fn meets_breakpoint(&mut self, behind_ss: bool) -> bool {
         // RF holds for one instruction, which may set it anew: IRET.
-        let resumes = self.system_flags & RF != 0;
+        let resumes = self.system_flags & RF != 0 || behind_ss;
         self.system_flags &= !RF;
         if !self.has_breakpoints || resumes {
             return false;
@@ -102,16 +108,31 @@ impl Core {
         true
     }
 
-    /// Raises #DB behind an instruction that met data breakpoints, or that began with TF set, did not
-    /// enter the kernel (INT n and SYSCALL clear TF) and did not load SS.
+    /// Raises #DB behind an instruction that met data breakpoints, or that began with TF set and did
+    /// not enter the kernel (INT n and SYSCALL clear TF). None is raised behind a load of SS: what
+    /// that has met is raised behind the next instruction, even if that faults, and in the kernel if
+    /// it leads there (SDM vol. 3, 6.8.3).
     pub(crate) fn trap_behind(&mut self, began_with_tf: bool) {
-        let untouched = !self.entered_kernel || self.system_flags & TF != 0;
-        let stepped = began_with_tf && untouched && !self.loaded_ss;
-        let met = std::mem::take(&mut self.breakpoints_met);
-        if met == 0 && !stepped {
+        if self.loaded_ss {
             return;
         }
-        self.debug[4] = self.debug[4] & !0xF | met | if stepped { STEP } else { 0 };
-        self.debug_trap();
+        let untouched = !self.entered_kernel || self.system_flags & TF != 0;
+        let stepped = began_with_tf && untouched;
+        let met = self.tell_breakpoints();
+        if stepped {
+            self.debug[4] |= STEP;
+        }
+        if met || stepped {
+            self.debug_trap();
+        }
+    }
+
+    /// Puts the data breakpoints met so far into DR6. False if there is none.
+    pub(super) fn tell_breakpoints(&mut self) -> bool {
+        let met = std::mem::take(&mut self.breakpoints_met);
+        if met != 0 {
+            self.debug[4] = self.debug[4] & !0xF | met;
+        }
+        met != 0
     }
 }

@@ -303,7 +303,9 @@ fn into(core: &mut Core, _: &Op) -> Result<(), Fault> {
 }
 
 /// INT1 is delivered like a hardware event: the gate's privilege level does not count.
+/// Data breakpoints that a load of SS before it has met are told with it.
 fn int1(core: &mut Core, _: &Op) -> Result<(), Fault> {
+    core.tell_breakpoints();
     core.deliver(Event {
         vector: vector::DB,
         error: None,

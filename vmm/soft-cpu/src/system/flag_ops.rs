@@ -62,6 +62,7 @@ fn sti(core: &mut Core, op: &Op) -> Result<(), Fault> {
     if core.system_flags & IF == 0 {
         core.system_flags |= IF;
         core.shadow_at = Some(core.position_of(op) + 1);
+        core.loaded_ss = false;
     }
     Ok(())
 }

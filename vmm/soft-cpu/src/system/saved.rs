@@ -4,6 +4,7 @@ use crate::core::{Core, seg};
 use crate::flags::{self, Flags};
 use crate::op::{SEGMENT_BASES, ZERO};
 use crate::state::State;
+use crate::trail::Trail;
 
 /// MXCSR_MASK: all bits but those that need SSE3 and later; DAZ exists.
 const MXCSR_MASK: u32 = 0xFFFF;
@@ -50,6 +51,7 @@ impl Core {
     }
 
     pub(crate) fn restore(&mut self, state: &State, position: u64) {
+        self.trail = Trail::new();
         self.regs = [0; 32];
         self.regs[..16].copy_from_slice(&state.general);
         debug_assert_eq!(self.regs[usize::from(ZERO)], 0);
@@ -98,6 +100,7 @@ impl Core {
         self.fetch_tlb.flush();
         self.update_breakpoints();
         self.breakpoints_met = 0;
+        self.loaded_ss = false;
         self.update_modes();
     }
 

@@ -23,8 +23,7 @@ use super::process::{Process, Region, Step};
 use super::sequence::undefined_after;
 use super::undefined::{Tolerance, Undefined, undefined};
 use iced_x86::{
-    Decoder, DecoderOptions, Formatter, Instruction, InstructionInfoFactory, IntelFormatter,
-    Mnemonic,
+    Decoder, DecoderOptions, FastFormatter, Instruction, InstructionInfoFactory, Mnemonic,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -300,7 +299,7 @@ impl Lockstep {
 
     fn problem(&self, instruction: &Instruction, what: &str) -> io::Error {
         let mut text = String::new();
-        IntelFormatter::new().format(instruction, &mut text);
+        FastFormatter::new().format(instruction, &mut text);
         let steps = self.summary.steps;
         io::Error::other(format!(
             "up to step {steps}, {:#x}: {text}\n  {what}",

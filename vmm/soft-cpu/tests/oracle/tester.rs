@@ -10,7 +10,7 @@ use super::native::{BATCH, Native};
 use super::random::Random;
 use super::sequence::{Pool, last_begun, undefined_before};
 use super::undefined::{Undefined, is_meaningless, undefined};
-use iced_x86::{Code, Formatter, IntelFormatter};
+use iced_x86::{Code, FastFormatter};
 use std::fmt::{self, Write};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -307,7 +307,7 @@ impl Tester {
 fn name(encoded: &Encoded) -> String {
     let mut text = String::new();
     for instruction in std::iter::once(&encoded.instruction).chain(&encoded.rest) {
-        IntelFormatter::new().format(instruction, &mut text);
+        FastFormatter::new().format(instruction, &mut text);
         text.push_str("; ");
     }
     let at = CODE + u64::from(encoded.at);

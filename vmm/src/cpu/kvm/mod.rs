@@ -258,7 +258,7 @@ impl Cpu for KvmCpu {
         Ok(())
     }
 
-    fn recent_branches(&self) -> Option<Vec<u64>> {
+    fn executed(&self, _: usize, _: &dyn Fn(u64) -> Option<u8>) -> Option<Vec<super::Executed>> {
         // KVM resets a vCPU that AMD's hardware has shut down.
         None
     }

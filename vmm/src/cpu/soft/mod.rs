@@ -11,7 +11,7 @@ use ft_logging::types::{Position, VirtualTime};
 use soft_cpu::{CpuidTable, SoftCpu as Engine, TSC_HZ};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Access, Cpu, CpuError, CpuState, Exit, Target};
+use super::{Access, Cpu, CpuError, CpuState, Executed, Exit, Target};
 use crate::sys::tracker::Fresh;
 use crate::sys::vm::{GuestMemory, PAGE_BYTES, software_ram, tracker};
 
@@ -140,8 +140,8 @@ impl Cpu for SoftCpu {
         Ok(())
     }
 
-    fn recent_branches(&self) -> Option<Vec<u64>> {
-        Some(self.engine.recent_branches())
+    fn executed(&self, count: usize, read: &dyn Fn(u64) -> Option<u8>) -> Option<Vec<Executed>> {
+        Some(self.engine.executed(count, read))
     }
 
     fn take_dirty(&mut self, dirty: &mut Vec<u64>) -> Result<(), CpuError> {

@@ -123,7 +123,11 @@ impl Cpu for Script {
         Ok(())
     }
 
-    fn recent_branches(&self) -> Option<Vec<u64>> {
+    fn executed(
+        &self,
+        _: usize,
+        _: &dyn Fn(u64) -> Option<u8>,
+    ) -> Option<Vec<crate::cpu::Executed>> {
         None
     }
 
