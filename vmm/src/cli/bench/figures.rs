@@ -233,6 +233,8 @@ impl CpuTime {
 pub(super) struct RedisBenchmark {
     /// The program's name and version.
     pub(super) program: String,
+    /// How long an unprotected VM's test was meant to take.
+    pub(super) test_seconds: f64,
     /// The size of the values that are set and got, in bytes.
     pub(super) value_bytes: u32,
     /// How many keys there are, of which each request takes one at random.

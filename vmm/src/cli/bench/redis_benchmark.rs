@@ -4,9 +4,9 @@
 //!   a turn:    SET │ GET │ SET, pipeline 16 │ GET, pipeline 16     each: warm-up, then measured
 //! ```
 //!
-//! redis-benchmark is told how many requests, not how long: as many as the first turn's warm-up,
-//! which is of an unprotected VM, says that an unprotected VM answers in the time of a test, and
-//! the same in all turns.
+//! redis-benchmark is told how many requests, not how long: as many as a short run in the first
+//! turn, which is of the unprotected variant, says that it answers in the time of a test, and the
+//! same in all turns.
 //!
 //! Of two VMs next to each other one is done first. Its neighbour must not have the host to itself
 //! for the rest, so that one's load goes on, by another redis-benchmark that does not count, until
@@ -51,6 +51,9 @@ const VALUE_BYTES: u32 = 64;
 
 /// Requests of a warm-up, or what fills the pipelines twice, if that is more.
 const WARM_UP: u64 = 1000;
+
+/// How long the run is that says how many requests a test has, in tests.
+const CALIBRATION: f64 = 0.2;
 
 /// A test that takes so many times as long as it should, and this besides, has come to a stop.
 const PATIENCE_FACTOR: f64 = 20.0;
@@ -172,6 +175,7 @@ impl Bench {
         }
         Ok(RedisBenchmark {
             program,
+            test_seconds: self.settings.seconds * SHARE,
             value_bytes: VALUE_BYTES,
             keys: KEYS,
             lag_ms_median: spread(lags.iter().map(|lag| lag.lag_ms_median)).median,
@@ -202,14 +206,17 @@ impl Bench {
                 value_bytes: VALUE_BYTES,
                 patience: PATIENCE + Duration::from_secs_f64(seconds * PATIENCE_FACTOR),
             };
-            let warm = all_at_once(&scenes, &order).await?;
-            order.requests = *test.requests.get_or_insert_with(|| {
-                let rate = warm.iter().map(|vm| vm.measured.requests_per_s);
-                let least = rate.fold(f64::INFINITY, f64::min);
-                ((least * seconds) as u64).max(in_flight)
-            });
+            let mut vms = all_at_once(&scenes, &order).await?;
+            if test.requests.is_none() {
+                // A warm-up has the opening of the connections in it, and says too little.
+                order.requests = requests_in(seconds * CALIBRATION, &vms).max(in_flight);
+                vms = all_at_once(&scenes, &order).await?;
+            }
+            order.requests = *test
+                .requests
+                .get_or_insert_with(|| requests_in(seconds, &vms).max(in_flight));
             let before = self.reading(variant, &scenes).await?;
-            let vms = all_at_once(&scenes, &order).await?;
+            vms = all_at_once(&scenes, &order).await?;
             let after = self.reading(variant, &scenes).await?;
             let channel = before.zip(after);
             test.channels
@@ -229,6 +236,12 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// How many requests the slower of some VMs answers in so many seconds.
+fn requests_in(seconds: f64, vms: &[OneVm]) -> u64 {
+    let rates = vms.iter().map(|vm| vm.measured.requests_per_s);
+    (rates.fold(f64::INFINITY, f64::min) * seconds) as u64
 }
 
 /// Has each VM do the same, and load on until all have done it.
