@@ -24,6 +24,7 @@ mod cpu;
 mod figures;
 mod heartbeats;
 mod kills;
+mod page;
 mod reading;
 mod redis_benchmark;
 mod requests;
@@ -36,8 +37,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 
 use self::figures::{Faults, Figures, Host, LeftOut, Settings};
+use self::page::Page;
 use self::scene::Progress;
-use self::table::Page;
 use super::cpu::CpuChoice;
 use super::output::json_line;
 use super::stage;

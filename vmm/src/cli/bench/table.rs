@@ -1,13 +1,10 @@
-//! The figures for people: as text, and as Markdown for docs/benchmarks.md.
-
-use std::fmt::Write as _;
+//! The figures for people: what the page says, in which tables.
 
 use ft_logging::inspect::KindStats;
 
-use super::super::text::{Table, bit_rate, number, text as cell};
-use super::figures::{
-    Figures, Host, Kills, LeftOut, RedisBenchmark, Requests, Spread, VariantFigures,
-};
+use super::super::text::bit_rate;
+use super::figures::{Figures, Kills, RedisBenchmark, Requests, Spread, VariantFigures};
+use super::page::{Page, Section, host_lines, left_out_lines};
 
 /// What the paper does not say.
 const NOTHING: &str = "–";
@@ -15,38 +12,6 @@ const NOTHING: &str = "–";
 /// What a run of redis-benchmark that came to its end says of the answers.
 const REDIS_BENCHMARK_CHECKS: &str =
     "redis-benchmark met no error; the values that it gets it does not check.";
-
-/// A table with a title, before it is known how it will be written.
-#[derive(Debug, Default)]
-pub(super) struct Section {
-    title: &'static str,
-    head: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
-}
-
-impl Section {
-    /// Without rows.
-    pub(super) fn new(title: &'static str, head: Vec<&'static str>) -> Self {
-        Section {
-            title,
-            head,
-            rows: Vec::new(),
-        }
-    }
-
-    /// Adds a row, of as many cells as the head has.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
-    }
-}
-
-/// What a run is reported as: lines about the host and the run, tables, and a last word.
-#[derive(Debug, Default)]
-pub(super) struct Page {
-    pub(super) lines: Vec<String>,
-    pub(super) sections: Vec<Section>,
-    pub(super) closing: String,
-}
 
 impl Page {
     /// The figures of `ftvm bench`.
@@ -57,63 +22,6 @@ impl Page {
             closing: closing(figures),
         }
     }
-
-    /// Aligned columns.
-    pub(super) fn text(&self) -> String {
-        let mut page = self.lines.join("\n") + "\n";
-        for section in &self.sections {
-            let mut table = Table::default();
-            let head = section.head.iter().map(|head| (*head).to_owned()).collect();
-            for row in [head].iter().chain(&section.rows) {
-                // Names to the left, figures to the right.
-                let cells = row.iter().enumerate();
-                table.row(cells.map(|(at, text)| if at == 0 { cell(text) } else { number(text) }));
-            }
-            let _ = write!(page, "\n{}\n{table}", section.title);
-        }
-        page + &self.closing
-    }
-
-    /// Markdown tables.
-    pub(super) fn markdown(&self) -> String {
-        let mut page = String::new();
-        for line in &self.lines {
-            let _ = writeln!(page, "- {line}");
-        }
-        for section in &self.sections {
-            let _ = writeln!(page, "\n### {}\n", section.title);
-            let _ = writeln!(page, "| {} |", section.head.join(" | "));
-            let rule = section.head.iter().enumerate();
-            let rule: Vec<&str> = rule.map(|(at, _)| ["---", "---:"][at.min(1)]).collect();
-            let _ = writeln!(page, "| {} |", rule.join(" | "));
-            for row in &section.rows {
-                let _ = writeln!(page, "| {} |", row.join(" | "));
-            }
-        }
-        page + &self.closing
-    }
-}
-
-/// Where it was measured, and what makes the figures mean little.
-pub(super) fn host_lines(host: &Host, quick: bool) -> Vec<String> {
-    let mut lines = vec![format!(
-        "host: {} CPUs ({}), KVM in {}, load average {:.2} before the run",
-        host.cpus, host.cpu_model, host.kvm, host.load_average
-    )];
-    if !host.release_build {
-        lines.push("a debug build: the figures mean little".to_owned());
-    }
-    if quick {
-        lines.push("a quick run: the figures mean little".to_owned());
-    }
-    lines
-}
-
-/// What was not measured.
-pub(super) fn left_out_lines(left_out: &[LeftOut]) -> impl Iterator<Item = String> {
-    left_out
-        .iter()
-        .map(|out| format!("left out: {}: {}", out.what, out.why))
 }
 
 fn preamble(figures: &Figures) -> Vec<String> {
@@ -175,7 +83,7 @@ fn sections(figures: &Figures) -> Vec<Section> {
     [Some(summary(figures)), requests, redis, kinds]
         .into_iter()
         .flatten()
-        .filter(|section| !section.rows.is_empty())
+        .filter(|section| !section.is_empty())
         .collect()
 }
 
@@ -377,7 +285,11 @@ fn median_worst(spread: &Spread) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::{Claims, Faults, Host, Settings};
+    use std::time::Duration;
+
+    use super::super::figures::{
+        Claims, CpuTime, Faults, Heartbeats, Host, LeftOut, RedisTest, Settings,
+    };
     use super::*;
     use crate::cpu::Backend;
 
@@ -450,6 +362,68 @@ mod tests {
             assert!(said, "{text}");
             assert!(!text.contains("Summary"), "a table without rows: {text}");
         }
+    }
+
+    #[test]
+    fn redis_benchmark_has_its_rows_and_is_not_said_to_check_answers() {
+        let one = |figure| Spread {
+            median: figure,
+            least: figure,
+            most: figure,
+        };
+        let variant = |variant, rate| VariantFigures {
+            variant,
+            requests_per_s: one(rate),
+            median_us: 2000.0,
+            p99_us: 4000.0,
+            cpu_us: CpuTime::per_request([Duration::from_millis(20); 3], 1000),
+        };
+        let mut figures = example();
+        figures.claims = None;
+        figures.redis_benchmark = Some(RedisBenchmark {
+            program: "redis-benchmark 7.0.15".to_owned(),
+            test_seconds: 2.5,
+            value_bytes: 64,
+            keys: 1000,
+            lag_ms_median: 1.0,
+            lag_ms_p99: 9.0,
+            tests: vec![RedisTest {
+                test: "SET",
+                pipeline: 16,
+                requests: 1000,
+                protected_ratio: one(0.95),
+                log_bits_per_s: 2.5e6,
+                variants: vec![variant("unprotected", 1000.0), variant("protected", 950.0)],
+            }],
+        });
+        let page = Page::of(&figures).markdown();
+        for line in [
+            "- redis-benchmark 7.0.15: tests of some 2.5 s, 50 clients to each VM, values of 64 bytes, 1000 keys at random",
+            "| redis-benchmark SET, pipeline 16: protected / unprotected | 0.950 (0.950–0.950) | 0.94–0.99 |",
+            "| … the protected VM's log | 2.50 Mbit/s | 1.5–18 Mbit/s |",
+            "| SET, pipeline 16: protected | 950 | 950–950 | 2.00 ms | 4.00 ms | 20 µs | 20 µs | 20 µs |",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}: {page}");
+        }
+        assert!(
+            page.ends_with(&format!("\n{REDIS_BENCHMARK_CHECKS}\n")),
+            "{page}"
+        );
+        assert!(!page.contains("was checked"), "{page}");
+        figures.heartbeats = Some(Heartbeats {
+            seconds: 1.0,
+            every_ms: 50.0,
+            gaps: 1,
+            gap_ms_p9999: 51.0,
+            gap_ms_worst: 51.0,
+            false_alarms: 0,
+            requests_per_s: 1.0,
+        });
+        let page = Page::of(&figures).text();
+        assert!(
+            page.contains("Every answer of every other load was checked: nothing"),
+            "{page}"
+        );
     }
 
     #[test]

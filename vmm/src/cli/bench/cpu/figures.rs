@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::super::figures::{Host, LeftOut, Spread};
-use super::super::table::{Page, Section, host_lines, left_out_lines};
+use super::super::page::{Page, Section, host_lines, left_out_lines};
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize)]
