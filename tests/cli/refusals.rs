@@ -106,7 +106,7 @@ fn what_cannot_be_is_refused_with_a_word_and_leaves_nothing() {
     node(&["--detect", "1"], "--detect");
     node(&["--failpoint", "nowhere"], "before-write");
     node(&["--kernel", text(&no_kernel)], "is no kernel");
-    node(&["--kernel", text(&torn_kernel)], "loading ");
+    node(&["--kernel", text(&torn_kernel)], "cannot boot here");
     node(&["--net", "gateway=127.0.0.1:1"], "127.0.0.1:1");
     node(
         &["--net", "tap=a-name-that-is-too-long"],
