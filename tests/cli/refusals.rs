@@ -106,7 +106,7 @@ fn what_cannot_be_is_refused_with_a_word_and_leaves_nothing() {
     node(&["--detect", "1"], "--detect");
     node(&["--failpoint", "nowhere"], "before-write");
     node(&["--kernel", text(&no_kernel)], "is no kernel");
-    node(&["--kernel", text(&torn_kernel)], "loading ");
+    node(&["--kernel", text(&torn_kernel)], "cannot boot here");
     node(&["--net", "gateway=127.0.0.1:1"], "127.0.0.1:1");
     node(
         &["--net", "tap=a-name-that-is-too-long"],
@@ -121,6 +121,13 @@ fn what_cannot_be_is_refused_with_a_word_and_leaves_nothing() {
         "for the control socket",
     );
     let run = |more: &[&str], what: &str| refused(&[&["run"], more].concat(), what);
+    // DET-4: who could replay it?
+    let kernel = files.path().join("kernel");
+    fs::write(&kernel, guest_images::KV.elf).expect("written");
+    run(
+        &["--kernel", text(&kernel), "--cpu", "kvm"],
+        "run the guest unprotected, with --alone",
+    );
     run(&["--listen", &busy], "is another node using the port");
     // SEC-1
     run(&["--listen", "0.0.0.0:0"], "needs keys and encryption");

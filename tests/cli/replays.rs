@@ -253,11 +253,15 @@ fn a_log_that_cannot_be_replayed_here_is_refused() {
         copy(dir.path(), initial, &entries)
     };
     type Change = fn(&mut InitialState);
-    let refusals: [(Change, &str); 5] = [
+    let refusals: [(Change, &str); 6] = [
         (|i| i.configuration.machine_model += 1, "of the machine"),
         (|i| i.configuration.memory_mib = 1 << 20, "1048576 MiB"),
         (|i| i.configuration.image[0] ^= 1, "--kernel"),
         (|i| i.configuration.cpu.backend.push('x'), "CPU backend"),
+        (
+            |i| i.configuration.cpu.backend = "kvm-free".to_owned(),
+            "ran freely",
+        ),
         (|i| i.configuration.cpu.model.push('x'), "--force"),
     ];
     for (change, expected) in refusals {

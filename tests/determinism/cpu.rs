@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm::cpu::kvm::KvmCpu;
 use vmm::cpu::kvm::host::probe_speed;
 use vmm::cpu::kvm::probe::{Executed, cpuid_not_honoured, execute};
-use vmm::cpu::{Access, Cpu, CpuState, Exit, Target};
+use vmm::cpu::{Access, Cpu, CpuError, CpuState, Exit, Target};
 use vmm::sys::kick::Kicker;
 use vmm::sys::vm::{GuestMemory, allocate_ram};
 
@@ -28,13 +28,22 @@ const FOREVER: Position = Position(u64::MAX);
 /// A CPU that is about to execute `code` in real mode, with `rax`. The interrupt [`VECTOR`] leads
 /// to `handler`.
 fn cpu(kvm: &Kvm, code: &[u8], handler: &[u8], rax: u64) -> (KvmCpu, GuestMemory) {
+    prepared(|ram| KvmCpu::new(kvm, ram), code, handler, rax)
+}
+
+fn prepared(
+    new: impl FnOnce(&GuestMemory) -> Result<KvmCpu, CpuError>,
+    code: &[u8],
+    handler: &[u8],
+    rax: u64,
+) -> (KvmCpu, GuestMemory) {
     let ram = allocate_ram(RAM_BYTES).expect("16 KiB");
     ram.write_slice(code, GuestAddress(CODE)).expect("RAM");
     ram.write_slice(handler, GuestAddress(HANDLER.into()))
         .expect("RAM");
     let gate = GuestAddress(u64::from(VECTOR) * 4);
     ram.write_obj(u32::from(HANDLER), gate).expect("RAM");
-    let mut cpu = KvmCpu::new(kvm, &ram).expect("a CPU");
+    let mut cpu = new(&ram).expect("a CPU");
     let mut state = cpu.save().expect("its reset state");
     let cs = &mut state.segments[1];
     (cs.base, cs.selector) = (0, 0);
@@ -90,6 +99,32 @@ fn det_1_an_interrupted_cpu_is_at_no_position() {
     assert_eq!(next(&mut cpu), port(0x80, 1, Some(0)));
     assert_eq!(cpu.position(), Position(1));
     assert!(cpu.at_boundary());
+}
+
+/// A guest that only computes, for ever, is stopped by the tick, and interrupted as soon as it lets
+/// itself be.
+#[test]
+fn a_cpu_that_runs_freely_takes_interrupts_between_two_accesses() {
+    let Some(kvm) = kvm() else { return };
+    // 1: cmp byte [0x2000], 0; je 1b; sti; 2: jmp 2b
+    let code = [0x80, 0x3E, 0x00, 0x20, 0x00, 0x74, 0xF9, 0xFB, 0xEB, 0xFE];
+    let handler = [0xE6, 0x80]; // out 0x80, al
+    let (mut cpu, ram) = prepared(|ram| KvmCpu::free(&kvm, ram), &code, &handler, 7);
+    cpu.expect_interrupt(true);
+    assert_eq!(cpu.run(FOREVER).expect("it runs"), Exit::Limit);
+    assert!(!cpu.takes_interrupts(), "they are masked");
+    ram.write_obj(1u8, GuestAddress(0x2000)).expect("RAM");
+    while !cpu.takes_interrupts() {
+        assert_eq!(cpu.run(FOREVER).expect("it runs"), Exit::Limit);
+    }
+    cpu.expect_interrupt(false);
+    cpu.interrupt(VECTOR).expect("it takes it");
+    loop {
+        match cpu.run(FOREVER).expect("it runs") {
+            Exit::Limit => {}
+            exit => break assert_eq!(exit, port(0x80, 1, Some(7))),
+        }
+    }
 }
 
 /// DET-1: however many of them the kernel hands over at once.

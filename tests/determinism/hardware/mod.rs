@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   image kvm-host: kernel, modules, busybox ─┐
-//!   ftvm, this test program, their libraries ─┴─▶ QEMU ─▶ /init: suite, doctor, demo
+//!   image busybox; ftvm, this test program ───┴─▶ QEMU ─▶ /init: suite, doctor, demo, Linux
 //!                     asserted ◀─ sections ◀─ serial console ◀─┘
 //! ```
 //!
@@ -32,14 +32,17 @@ const PROGRAM_PATIENCE_S: u32 = 600;
 /// How long the demo's load lasts, in seconds.
 const DEMO_SECONDS: u32 = 5;
 
+/// Boots Linux on a CPU of the host's, without a backup, uses its shell, and switches it off.
+const LINUX: &str = include_str!("linux.sh");
+
 /// How many tests of this program run on a KVM: fewer mean that a filter took too many.
-const SUITE_TESTS: usize = 15;
+const SUITE_TESTS: usize = 16;
 
 /// DET-1, DET-4, OUT-1 and the rest of the promise, on the real code of KVM.
 #[test]
 fn det_1_the_suite_and_the_demo_pass_on_a_mainline_kvm() {
-    let image = match host() {
-        Ok(image) => image,
+    let [image, busybox] = match host() {
+        Ok(images) => images,
         Err(why) if std::env::var(REQUIRED).is_ok_and(|value| value == "required") => {
             panic!("{REQUIRED}=required, but: {why}")
         }
@@ -47,36 +50,48 @@ fn det_1_the_suite_and_the_demo_pass_on_a_mainline_kvm() {
     };
     let dir = tempfile::tempdir().expect("a temporary directory");
     let initrd = dir.path().join("initrd");
-    std::fs::write(&initrd, [read(&image.initrd()), programs()].concat()).expect("room for it");
+    std::fs::write(
+        &initrd,
+        [read(&image.initrd()), programs(&busybox)].concat(),
+    )
+    .expect("room for it");
     let console = qemu::run(&image, &initrd);
     let sections = Sections::parse(&console);
     sections.succeeded("kvm");
     suite(sections.succeeded("suite"));
     doctor(sections.succeeded("doctor"));
     demo(sections.succeeded("demo"));
+    linux(sections.succeeded("linux"));
 }
 
-/// What boots, or why nothing can.
-fn host() -> Result<Image, String> {
+/// What boots, and what boots on that; or why nothing can.
+fn host() -> Result<[Image; 2], String> {
     qemu::find()?;
     let mut job = Job {
         progress: &mut |step| eprintln!("hardware-like KVM: {step}"),
         interrupted: &AtomicBool::new(false),
     };
-    let built = Cache::open(None)
-        .and_then(|cache| cache.build(KVM_HOST.name, &BuildOptions::default(), &mut job));
-    match built {
+    let cache = Cache::open(None).map_err(|error| error.to_string())?;
+    let mut image = |name| match cache.build(name, &BuildOptions::default(), &mut job) {
         Ok(Built::Already(image) | Built::New(image)) => Ok(image),
         Err(error) => Err(error.to_string()),
-    }
+    };
+    Ok([image(KVM_HOST.name)?, image("busybox")?])
 }
 
 /// What the host runs, and the script that runs it.
-fn programs() -> Vec<u8> {
+fn programs(busybox: &Image) -> Vec<u8> {
     let mut programs = Programs::default();
     programs.add("ftvm", Path::new(env!("CARGO_BIN_EXE_ftvm")));
     let this = std::env::current_exe().expect("this program has a path");
     programs.add("determinism", &this);
+    programs.bytes("linux/run", LINUX.as_bytes());
+    programs.bytes("linux/kernel", &read(&busybox.kernel()));
+    programs.bytes("linux/initrd", &read(&busybox.initrd()));
+    programs.bytes(
+        "linux/command-line",
+        busybox.manifest.command_line.as_bytes(),
+    );
     programs.bytes("init", init().as_bytes());
     programs.finish()
 }
@@ -99,6 +114,7 @@ section kvm ls -l /dev/kvm
 section suite determinism --skip hardware:: --skip on_soft::
 section doctor ftvm doctor --json
 section demo ftvm demo --cpu kvm --json --seconds {DEMO_SECONDS}
+section linux /linux/run
 poweroff -f
 "#
     )
@@ -153,6 +169,15 @@ fn demo(section: &Section) {
          lost, the longest wait was {} ms",
         section.seconds, figures["acknowledged"], figures["blackout_ms"]
     );
+}
+
+/// Debian's kernel came up, its shell answered, and its power button worked.
+fn linux(Section { lines, seconds, .. }: &Section) {
+    for expected in ["Linux is ready", "reboot: Power down"] {
+        let found = lines.iter().any(|line| line.contains(expected));
+        assert!(found, "no {expected:?} in {lines:#?}");
+    }
+    eprintln!("hardware-like KVM: Linux was up, used and off in {seconds} s of its clock");
 }
 
 /// The last line that is a JSON object.

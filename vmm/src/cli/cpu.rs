@@ -21,7 +21,8 @@ impl CpuChoice {
     /// The CPU that it means here; says why on standard error, where it was asked to choose.
     pub(super) fn choose(self, embedded_guest: bool) -> Backend {
         let (backend, why) = match self {
-            CpuChoice::Kvm => return Backend::Kvm,
+            CpuChoice::Kvm if embedded_guest => return Backend::Kvm,
+            CpuChoice::Kvm => return Backend::KvmFree,
             CpuChoice::Soft => return Backend::Soft,
             // An embedded guest reads nothing that KVM cannot hide from it (DET-4).
             CpuChoice::Auto if embedded_guest => fastest(),

@@ -210,10 +210,16 @@ impl NodeArgs {
         let cpu = self.cpu.choose(guest.embedded);
         let unprotected = matches!(role, RoleConfig::Primary { alone: true });
         anyhow::ensure!(
-            cpu == Backend::Soft || guest.embedded || unprotected,
+            cpu != Backend::KvmFree || unprotected,
             "KVM cannot hide the time stamp counter from a guest that reads it, so a backup could \
              not do the same again: choose --cpu soft, or run the guest unprotected, with --alone"
         );
+        if cpu == Backend::KvmFree {
+            eprintln!(
+                "ftvm: --cpu kvm: what this kernel reads and where its timers interrupt it is not \
+                 recorded: no backup could follow, and a log can be read, not replayed"
+            );
+        }
         let mut client = ClientConfig::new(arbiter);
         client.cluster = self.cluster;
         // A question is asked again by the protocol, which must not wait for long in between.

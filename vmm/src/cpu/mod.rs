@@ -92,6 +92,10 @@ pub trait Cpu {
 pub enum Backend {
     /// [`kvm`]: the host's CPU.
     Kvm,
+    /// The same, for a guest whom nobody could follow anyway: inputs enter at any instruction, and
+    /// its log is for reading only.
+    #[serde(rename = "kvm-free")]
+    KvmFree,
     /// [`soft`]: a CPU in software.
     Soft,
 }
@@ -100,6 +104,7 @@ impl std::fmt::Display for Backend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Backend::Kvm => "kvm",
+            Backend::KvmFree => "kvm-free",
             Backend::Soft => "soft",
         })
     }
@@ -109,7 +114,7 @@ impl std::str::FromStr for Backend {
     type Err = UnknownBackend;
 
     fn from_str(name: &str) -> Result<Self, UnknownBackend> {
-        [Backend::Kvm, Backend::Soft]
+        [Backend::Kvm, Backend::KvmFree, Backend::Soft]
             .into_iter()
             .find(|backend| backend.to_string() == name)
             .ok_or_else(|| UnknownBackend(name.to_owned()))
@@ -128,7 +133,8 @@ pub enum Exit {
     Access(Access),
     /// The guest waits for an interrupt.
     Halt,
-    /// The limit was reached, or the CPU takes the interrupt that waits for it.
+    /// The limit was reached, or the CPU takes the interrupt that waits for it, or one that runs
+    /// freely was stopped for something to enter.
     Limit,
     /// Somebody wants the thread's attention: no position, nothing may enter here.
     Interrupted,

@@ -40,12 +40,21 @@ pub(crate) struct Pit {
 }
 
 impl Pit {
+    /// Channel 0 as a PC's firmware leaves it, a square wave of 18.2 Hz: there are programs that
+    /// wait for it to count before they have started it. Linux does, for random numbers where the
+    /// CPU has no better source.
     pub(crate) fn new() -> Self {
-        Self {
+        const SQUARE_WAVE: u8 = 0x36;
+        let mut pit = Self {
             counters: [Counter::new(true), Counter::new(true), Counter::new(false)],
             tick: 0,
             system_b: 0,
+        };
+        pit.write_control(SQUARE_WAVE);
+        for _byte_of_65536 in 0..2 {
+            pit.write(PORT_PIT, 0);
         }
+        pit
     }
 
     /// Moves to `now`. Returns whether OUT of channel 0 rose at least once on the

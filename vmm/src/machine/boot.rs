@@ -13,6 +13,8 @@
 //!   0x20000  command line               top      initial RAM disk
 //! ```
 
+mod check;
+
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -84,6 +86,14 @@ pub enum BootError {
         "{0} is no kernel: it is neither an x86-64 ELF image (vmlinux, or a guest with a PVH entry) nor a bzImage (vmlinuz)"
     )]
     NotAKernel(String),
+    /// It is one for other machines, or not whole.
+    #[error("{name} cannot boot here: {why}")]
+    Unfit {
+        /// The image.
+        name: String,
+        /// What was looked for, and what was there.
+        why: String,
+    },
     /// The loader found fault with it.
     #[error("loading {name}: {why}")]
     Load {
@@ -180,7 +190,12 @@ fn load_kernel(
             }
         }
     };
+    let unfit = |why| BootError::Unfit {
+        name: images.name.clone(),
+        why,
+    };
     if images.kernel.starts_with(b"\x7fELF") {
+        check::elf(&images.kernel).map_err(unfit)?;
         let loaded =
             Elf::load(ram, None, &mut file, Some(GuestAddress(HIGH_MEMORY))).map_err(failed)?;
         let entry = match loaded.pvh_boot_cap {
@@ -189,6 +204,7 @@ fn load_kernel(
         };
         Ok((loaded, entry))
     } else if images.kernel.get(0x202..0x206) == Some(b"HdrS") {
+        check::bz_image(&images.kernel).map_err(unfit)?;
         let loaded =
             BzImage::load(ram, None, &mut file, Some(GuestAddress(HIGH_MEMORY))).map_err(failed)?;
         // The 64-bit entry stands 512 bytes into the protected-mode kernel.

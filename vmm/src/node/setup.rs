@@ -47,7 +47,7 @@ pub(super) fn rtc_epoch_s() -> u64 {
 pub(super) fn configuration(config: &NodeConfig) -> anyhow::Result<Configuration> {
     let images = &config.images;
     let cpu = match config.cpu {
-        Backend::Kvm => host::identity(&host::open()?)?,
+        Backend::Kvm | Backend::KvmFree => host::identity(&host::open()?, config.cpu)?,
         Backend::Soft => soft::identity(),
     };
     Ok(Configuration {
@@ -79,10 +79,15 @@ pub(super) fn spawn_vcpu(
     let images = config.images.clone();
     let machine = MachineConfig::of(initial);
     let disk = config.disk.clone();
+    let open = || host::open().map_err(|error| CpuError::Unsupported(error.to_string()));
     match config.cpu {
         Backend::Kvm => Vcpu::spawn(start, disk, move || {
-            let kvm = host::open().map_err(|error| CpuError::Unsupported(error.to_string()))?;
+            let kvm = open()?;
             Machine::build(machine, images, |ram| KvmCpu::new(&kvm, ram))
+        }),
+        Backend::KvmFree => Vcpu::spawn(start, disk, move || {
+            let kvm = open()?;
+            Machine::build(machine, images, |ram| KvmCpu::free(&kvm, ram))
         }),
         Backend::Soft => Vcpu::spawn(start, disk, move || {
             Machine::build(machine, images, |ram| Ok(SoftCpu::new(ram)))

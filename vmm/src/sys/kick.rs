@@ -6,7 +6,8 @@
 
 use std::cell::Cell;
 use std::sync::Once;
-use std::{io, ptr};
+use std::time::Duration;
+use std::{io, mem, ptr};
 
 use kvm_bindings::kvm_run;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
@@ -40,6 +41,13 @@ pub struct Kicker {
     thread: libc::pid_t,
 }
 
+fn install_handler() -> io::Result<()> {
+    static INSTALL: Once = Once::new();
+    let mut result = Ok(());
+    INSTALL.call_once(|| result = register_signal_handler(SIGRTMIN(), on_kick));
+    Ok(result?)
+}
+
 impl Kicker {
     /// A handle to the calling thread.
     ///
@@ -47,10 +55,7 @@ impl Kicker {
     ///
     /// If the signal handler cannot be installed.
     pub fn for_this_thread() -> io::Result<Self> {
-        static INSTALL: Once = Once::new();
-        let mut result = Ok(());
-        INSTALL.call_once(|| result = register_signal_handler(SIGRTMIN(), on_kick));
-        result?;
+        install_handler()?;
         // SAFETY: gettid has no preconditions.
         let thread = unsafe { libc::gettid() };
         Ok(Kicker { thread })
@@ -64,5 +69,57 @@ impl Kicker {
         unsafe {
             libc::syscall(libc::SYS_tgkill, libc::getpid(), self.thread, SIGRTMIN());
         }
+    }
+}
+
+/// Kicks a thread again and again, until it is dropped.
+#[derive(Debug)]
+pub struct Ticker {
+    timer: libc::timer_t,
+}
+
+// SAFETY: a timer's id belongs to the process, not to a thread.
+unsafe impl Send for Ticker {}
+
+impl Ticker {
+    /// Kicks the calling thread once in every `period`.
+    ///
+    /// # Errors
+    ///
+    /// If the signal handler cannot be installed, or the kernel has no more timers.
+    pub fn for_this_thread(period: Duration) -> io::Result<Self> {
+        let thread = Kicker::for_this_thread()?.thread;
+        // SAFETY: all zeros is a `sigevent`.
+        let mut event: libc::sigevent = unsafe { mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = SIGRTMIN();
+        event.sigev_notify_thread_id = thread;
+        let mut timer = ptr::null_mut();
+        // SAFETY: the event and the place for the id live through the call.
+        let made = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) };
+        if made != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let ticker = Ticker { timer };
+        let period = libc::timespec {
+            tv_sec: period.as_secs() as libc::time_t,
+            tv_nsec: period.subsec_nanos().into(),
+        };
+        let times = libc::itimerspec {
+            it_interval: period,
+            it_value: period,
+        };
+        // SAFETY: the timer is this one's, and the times live through the call.
+        match unsafe { libc::timer_settime(timer, 0, &times, ptr::null_mut()) } {
+            0 => Ok(ticker),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        // SAFETY: the timer is this one's, and nobody uses it afterwards.
+        unsafe { libc::timer_delete(self.timer) };
     }
 }

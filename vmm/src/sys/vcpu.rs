@@ -45,7 +45,7 @@ pub enum RawExit {
     Halt,
     /// Triple fault.
     Shutdown,
-    /// A signal, or `immediate_exit`.
+    /// A signal, or `immediate_exit`, or [`Vcpu::stop_for_interrupts`].
     Interrupted,
     /// KVM cannot go on.
     Failed(String),
@@ -102,6 +102,7 @@ impl Vcpu {
                 })
             }
             Ok(VcpuExit::Hlt) => Some(RawExit::Halt),
+            Ok(VcpuExit::IrqWindowOpen) => Some(RawExit::Interrupted),
             Ok(VcpuExit::Shutdown) => Some(RawExit::Shutdown),
             Ok(VcpuExit::InternalError) => Some(RawExit::Failed(String::new())),
             Ok(other) => Some(RawExit::Failed(format!("unexpected exit {other:?}"))),
@@ -167,6 +168,11 @@ impl Vcpu {
     pub fn takes_interrupts(&mut self) -> bool {
         let run = self.fd.get_kvm_run();
         run.ready_for_interrupt_injection != 0 && run.if_flag != 0
+    }
+
+    /// Whether a run ends, [`RawExit::Interrupted`], where an interrupt could be taken.
+    pub fn stop_for_interrupts(&mut self, stop: bool) {
+        self.fd.get_kvm_run().request_interrupt_window = stop.into();
     }
 
     /// Queues an interrupt for the next run.

@@ -172,6 +172,7 @@ pub(super) fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let disk = rebuild::disk(&log.initial().configuration, args.disk.as_deref())?;
     match recorded.backend {
         Backend::Kvm => replay_on(recorded.on_kvm()?, disk, &log, &args),
+        Backend::KvmFree => unreachable!("such a log is not rebuilt"),
         Backend::Soft => replay_on(recorded.on_soft()?, disk, &log, &args),
     }
 }

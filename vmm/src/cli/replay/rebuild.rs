@@ -82,7 +82,11 @@ pub(super) fn recorded(
     let images = images(configuration, kernel, initrd, built(configuration).as_ref())?;
     let backend = configuration.cpu.backend.parse()?;
     let cpu = match backend {
-        Backend::Kvm => host::identity(&host::open()?)?,
+        Backend::Kvm => host::identity(&host::open()?, backend)?,
+        Backend::KvmFree => anyhow::bail!(
+            "this guest ran freely on KVM: where its interrupts entered is not recorded, so its log \
+             can be read (`ftvm log`), not replayed. Record it with --cpu soft"
+        ),
         Backend::Soft => soft::identity(),
     };
     let here = Configuration {

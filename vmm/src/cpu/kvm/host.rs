@@ -137,9 +137,9 @@ pub fn cpu_model() -> String {
 /// # Errors
 ///
 /// If KVM cannot be asked.
-pub fn identity(kvm: &Kvm) -> anyhow::Result<CpuIdentity> {
+pub fn identity(kvm: &Kvm, backend: Backend) -> anyhow::Result<CpuIdentity> {
     Ok(CpuIdentity {
-        backend: Backend::Kvm.to_string(),
+        backend: backend.to_string(),
         model: cpu_model(),
         kind: kind(kvm)?.to_owned(),
         cpuid: cpuid::digest(&cpuid::filtered(kvm)?),

@@ -3,6 +3,9 @@
 //! Interrupts are injected only at these. Exits for signals come at points that vary from run to
 //! run: nothing enters there, and they do not count. A REP string that KVM hands over as one exit
 //! is taken apart, so that its accesses count one by one whatever the kernel batches.
+//!
+//! A guest that reads the time stamp counter cannot be replayed here. For such a one the CPU can run
+//! freely ([`KvmCpu::free`]): a tick stops it, and inputs enter there.
 
 mod convert;
 pub mod cpuid;
@@ -10,11 +13,13 @@ pub mod host;
 pub mod probe;
 
 use std::io;
+use std::time::Duration;
 
 use ft_logging::types::{Position, VirtualTime};
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags};
 
 use super::{Access, Cpu, CpuError, CpuState, Exit, Target};
+use crate::sys::kick::Ticker;
 use crate::sys::vcpu::{RawExit, Vcpu};
 use crate::sys::vm::{GuestMemory, Vm};
 
@@ -33,7 +38,21 @@ pub struct KvmCpu {
     /// The last run was interrupted: the CPU stands somewhere behind its position, and where
     /// varies from run to run.
     adrift: bool,
+    /// How it runs.
+    pace: Pace,
 }
+
+/// Where inputs enter.
+#[derive(Debug)]
+enum Pace {
+    /// At positions only.
+    Exact,
+    /// Wherever a tick finds the guest. The ticks begin with the first run, on its thread.
+    Free(Option<Ticker>),
+}
+
+/// How long a guest that runs freely computes until inputs are looked at.
+const TICK: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug)]
 struct StringIo {
@@ -84,7 +103,24 @@ impl KvmCpu {
             open: None,
             incomplete: false,
             adrift: false,
+            pace: Pace::Exact,
         })
+    }
+
+    /// The same, but inputs enter at any instruction: where varies from run to run, so nobody can
+    /// follow.
+    ///
+    /// # Errors
+    ///
+    /// As [`KvmCpu::new`].
+    pub fn free(kvm: &Kvm, ram: &GuestMemory) -> Result<Self, CpuError> {
+        let mut cpu = Self::new(kvm, ram)?;
+        cpu.pace = Pace::Free(None);
+        Ok(cpu)
+    }
+
+    fn is_free(&self) -> bool {
+        matches!(self.pace, Pace::Free(_))
     }
 
     fn next_of_string(&mut self, mut string: StringIo) -> Exit {
@@ -146,6 +182,9 @@ impl Cpu for KvmCpu {
         if let Some(string) = self.string.take() {
             return Ok(self.next_of_string(string));
         }
+        if let Pace::Free(ticks @ None) = &mut self.pace {
+            *ticks = Some(Ticker::for_this_thread(TICK).map_err(backend("starting a timer"))?);
+        }
         let exit = self.vcpu.run();
         self.incomplete = false;
         self.adrift = exit == RawExit::Interrupted;
@@ -186,6 +225,7 @@ impl Cpu for KvmCpu {
                 Ok(Exit::Halt)
             }
             RawExit::Shutdown => Ok(Exit::TripleFault),
+            RawExit::Interrupted if self.is_free() => Ok(Exit::Limit),
             RawExit::Interrupted => Ok(Exit::Interrupted),
             RawExit::Failed(why) => Err(CpuError::Unsupported(why)),
         }
@@ -216,11 +256,16 @@ impl Cpu for KvmCpu {
     /// Its guests see no time stamp counter (DET-4).
     fn set_time(&mut self, _now: VirtualTime) {}
 
-    /// It stops at accesses only, and looks there.
-    fn expect_interrupt(&mut self, _pending: bool) {}
+    /// One that stops at accesses only looks there.
+    fn expect_interrupt(&mut self, pending: bool) {
+        if self.is_free() {
+            self.vcpu.stop_for_interrupts(pending);
+        }
+    }
 
     fn takes_interrupts(&mut self) -> bool {
-        self.at_boundary() && self.vcpu.takes_interrupts()
+        let may_enter = self.at_boundary() || self.is_free() && self.string.is_none();
+        may_enter && self.vcpu.takes_interrupts()
     }
 
     fn interrupt(&mut self, vector: u8) -> Result<(), CpuError> {

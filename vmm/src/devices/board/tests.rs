@@ -146,9 +146,10 @@ fn every_device_has_its_interrupt() {
     assert_eq!(take_vector(&mut board), Some(0x20 + IRQ_UART));
     assert_eq!(board.port_read(0x3F8, 1), u32::from(b'x'));
 
-    // RTC: update ended.
+    // RTC: update ended. The timer stands.
     let (mut board, mem) = self::board();
-    write(&mut board, &mem, &[(0x70, 0x0B), (0x71, 0x12)]);
+    let stops = (0x43, 0x30);
+    write(&mut board, &mem, &[stops, (0x70, 0x0B), (0x71, 0x12)]);
     assert_eq!(board.next_timer(), Some(VirtualTime(1_000_000_000)));
     board.set_time(VirtualTime(1_000_000_000));
     assert_eq!(take_vector(&mut board), Some(0x20 + IRQ_RTC));

@@ -247,6 +247,18 @@ fn read_back_latches_status_and_counts_of_many() {
     assert!(pit.read_needs_clock(0x40));
 }
 
+/// Linux's early boot waits for this: NULL COUNT is clear, and the count moves.
+#[test]
+fn channel_0_counts_when_the_guest_begins() {
+    let mut pit = Pit::new();
+    at_tick(&mut pit, 1);
+    assert_eq!(status(&mut pit, 0), 0xB6, "OUT high, both bytes, mode 3");
+    assert_eq!(read_count(&mut pit, 0), 0);
+    at_tick(&mut pit, 101);
+    assert_eq!(read_count(&mut pit, 0), 0_u16.wrapping_sub(200));
+    assert_eq!(pit.next_timer(), Some(VirtualTime(CLOCK.time_of(65_537))));
+}
+
 #[test]
 fn null_count_until_the_count_is_loaded() {
     const NULL: u8 = 0x40;

@@ -268,8 +268,12 @@ fn what_does_not_boot_says_why() {
         initrd: Some(vec![0; len].into()),
         ..images(bz_image(&[0; 4096]))
     };
+    let with = |mut file: Vec<u8>, at: usize, byte: u8| {
+        file[at] = byte;
+        images(file)
+    };
     let big = bz_image(&vec![0x90; 20 << 20]);
-    let cases: [(&str, BootImages, &str); 8] = [
+    let cases: [(&str, BootImages, &str); 12] = [
         ("nothing", images(Vec::new()), "is no kernel"),
         ("a script", images(b"#!/bin/sh\n".to_vec()), "is no kernel"),
         ("a gzip", images(b"\x1f\x8b\x08\0".to_vec()), "vmlinuz"),
@@ -281,7 +285,27 @@ fn what_does_not_boot_says_why() {
         (
             "half a bzImage",
             broken(bz_image(&[0; 4096]), 0x210),
-            "loading a kernel",
+            "header says that it has 5120 bytes, and 528",
+        ),
+        (
+            "all but the last paragraph of a bzImage",
+            broken(bz_image(&[0; 4096]), 5104),
+            "and 5104 are there",
+        ),
+        (
+            "a 32-bit bzImage",
+            with(bz_image(&[0; 4096]), 0x236, 0),
+            "without a 64-bit entry",
+        ),
+        (
+            "a 32-bit ELF image",
+            with(elf(MIB, b"x"), 4, 1),
+            "of class 1 for machine 62",
+        ),
+        (
+            "an ELF image for Arm",
+            with(elf(MIB, b"x"), 18, 183),
+            "for machine 183; what boots",
         ),
         (
             "a kernel beyond RAM",
