@@ -5,6 +5,10 @@ use std::collections::VecDeque;
 use super::{Histogram, Now};
 use crate::types::EntryIndex;
 
+/// The lags of the last one to two of these are kept, in nanoseconds: long enough for a person who
+/// asks, short enough to be about now.
+const WINDOW_NS: u64 = 5_000_000_000;
+
 #[derive(Clone, Debug)]
 struct Sent {
     last: EntryIndex,
@@ -17,7 +21,9 @@ struct Sent {
 pub(super) struct Lag {
     unreplayed: VecDeque<Sent>,
     bytes: usize,
-    histogram: Histogram,
+    /// The window that began at `turned`, and the one before it.
+    recent: [Histogram; 2],
+    turned: Now,
 }
 
 impl Lag {
@@ -33,9 +39,16 @@ impl Lag {
 
     /// The backup has replayed up to `through`.
     pub(super) fn replayed(&mut self, now: Now, through: EntryIndex) {
+        if self.fresh(now) < 2 {
+            let [last, _] = std::mem::take(&mut self.recent);
+            if self.fresh(now) > 0 {
+                self.recent[1] = last;
+            }
+            self.turned = now;
+        }
         while let Some(sent) = self.unreplayed.pop_front_if(|sent| sent.last <= through) {
             self.bytes -= sent.bytes;
-            self.histogram.record(now.since(sent.at));
+            self.recent[0].record(now.since(sent.at));
         }
     }
 
@@ -51,9 +64,18 @@ impl Lag {
         self.bytes
     }
 
-    /// The lags so far.
-    pub(super) fn histogram(&self) -> &Histogram {
-        &self.histogram
+    /// The lags of late.
+    pub(super) fn recent(&self, now: Now) -> Histogram {
+        let mut all = Histogram::default();
+        for window in &self.recent[..self.fresh(now)] {
+            all += window;
+        }
+        all
+    }
+
+    /// How many windows are about now.
+    fn fresh(&self, now: Now) -> usize {
+        2_u64.saturating_sub(now.since(self.turned) / WINDOW_NS) as usize
     }
 
     /// Forgets what is outstanding: there is no backup any more.
@@ -81,6 +103,26 @@ mod tests {
         );
         lag.replayed(Now(40), EntryIndex(5));
         assert_eq!((lag.current_ns(Now(50)), lag.bytes()), (0, 0));
-        assert_eq!(lag.histogram().max_ns(), 21);
+        assert_eq!(lag.recent(Now(50)).max_ns(), 21);
+    }
+
+    #[test]
+    fn what_happened_long_ago_is_forgotten() {
+        let mut lag = Lag::default();
+        let mut at = |seconds: u64, lag_ns: u64| {
+            let sent = Now(seconds * 1_000_000_000);
+            lag.sent(sent, EntryIndex(seconds), 1);
+            let now = Now(sent.0 + lag_ns);
+            lag.replayed(now, EntryIndex(seconds));
+            let recent = lag.recent(now);
+            (recent.count(), recent.max_ns())
+        };
+        assert_eq!(at(1, 900), (1, 900));
+        assert_eq!(at(4, 30), (2, 900));
+        assert_eq!(at(7, 20), (3, 900), "the window before counts");
+        assert_eq!(at(13, 10), (2, 20), "and the one before that does not");
+        assert_eq!(at(30, 5), (1, 5), "nor one long before");
+        assert_eq!(lag.recent(Now(36_000_000_000)).count(), 1);
+        assert_eq!(lag.recent(Now(40_000_000_006)).count(), 0);
     }
 }

@@ -115,7 +115,7 @@ fn figures(status: &NodeStatus) -> Table {
             let (now, most) = (status.lag_ms, status.lag_ms_p99);
             table.pair(
                 "  replay lag",
-                format!("{now:.1} ms, 99 % below {most:.1} ms"),
+                format!("{now:.1} ms, lately 99 % below {most:.1} ms"),
             );
         }
         table.pair("  log channel", bytes(status.log_bytes));

@@ -65,9 +65,10 @@ pub struct NodeStatus {
     pub replayed: u64,
     /// How far replay is behind, in milliseconds (primary).
     pub lag_ms: f64,
-    /// The lag that half of all batches of entries did not pass, in milliseconds (primary).
+    /// The lag that half of all batches of entries did not pass in the last seconds, in milliseconds
+    /// (primary).
     pub lag_ms_median: f64,
-    /// The lag that 99 of 100 batches did not pass, in milliseconds (primary).
+    /// The lag that 99 of 100 of them did not pass, in milliseconds (primary).
     pub lag_ms_p99: f64,
     /// Outputs that wait at the gate, or that the backup keeps.
     pub held_outputs: usize,
@@ -208,11 +209,11 @@ impl Node {
         let (state, why) = self.stats.state;
         let (indexes, held, lag) = match &self.role {
             Role::Primary(primary) => {
-                let (lag, all) = primary.lag(self.now());
+                let (lag, recent) = primary.lag(self.now());
                 (
                     primary.indexes(),
                     primary.gate_fill(),
-                    (lag, all.quantile_ns(0.5), all.quantile_ns(0.99)),
+                    (lag, recent.quantile_ns(0.5), recent.quantile_ns(0.99)),
                 )
             }
             Role::Backup(backup) => (backup.indexes(), backup.tail_fill(), (0, 0, 0)),

@@ -17,10 +17,11 @@ impl Primary {
         (self.gate.len(), self.gate.bytes())
     }
 
-    /// How far replay is behind now, in nanoseconds, and all lags so far (LOG-5).
+    /// How far replay is behind now, in nanoseconds, and the lags of the last 5 to 10 seconds
+    /// (LOG-5).
     #[must_use]
-    pub fn lag(&self, now: Now) -> (u64, &Histogram) {
-        (self.lag.current_ns(now), self.lag.histogram())
+    pub fn lag(&self, now: Now) -> (u64, Histogram) {
+        (self.lag.current_ns(now), self.lag.recent(now))
     }
 
     /// Whether the node may take more records from the vCPU thread; if not, the thread waits
