@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ft_logging::entry::{Entry, Output, OutputDevice, Payload};
 use ft_logging::message::Batch;
-use ft_logging::protocol::Record;
+use ft_logging::protocol::{Brake, Record};
 use ft_logging::types::{EntryIndex, OutputSeq, Position};
 
 use vm_memory::{Bytes, GuestAddress};
@@ -156,8 +156,8 @@ impl Link for Scripted {
 
     fn beat(&mut self, _position: Position) {}
 
-    fn is_slowed(&self) -> bool {
-        false
+    fn brake(&self) -> Brake {
+        Brake::OFF
     }
 
     fn disk_request(&mut self, _request: BlockRequest) {

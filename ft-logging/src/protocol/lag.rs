@@ -9,6 +9,42 @@ use crate::types::EntryIndex;
 /// asks, short enough to be about now.
 const WINDOW_NS: u64 = 5_000_000_000;
 
+/// How much of its time the vCPU stands, in percent (LOG-5).
+///
+/// From half the largest lag on it stands the more the further behind replay is, so that it comes to
+/// run as fast as its replay; at the largest lag it stands. Stopping it there and letting it run at
+/// half of it instead would make clients wait for as long as that takes, again and again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Brake(u8);
+
+impl Brake {
+    /// It runs freely.
+    pub const OFF: Brake = Brake(0);
+    /// It stands.
+    pub const FULL: Brake = Brake(100);
+
+    /// The brake of a primary whose replay is `lag_ns` behind, with `max_lag_ns` allowed.
+    #[must_use]
+    pub fn of_lag(lag_ns: u64, max_lag_ns: u64) -> Self {
+        let free = max_lag_ns / 2;
+        let share = u128::from(lag_ns.saturating_sub(free)) * 100;
+        let percent = share / u128::from((max_lag_ns - free).max(1));
+        Brake(percent.min(100) as u8)
+    }
+
+    /// The brake as a number that [`Brake::percent`] gave; more than 100 is 100.
+    #[must_use]
+    pub fn from_percent(percent: u8) -> Self {
+        Brake(percent.min(100))
+    }
+
+    /// 0 runs freely, 100 stands.
+    #[must_use]
+    pub fn percent(self) -> u8 {
+        self.0
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Sent {
     last: EntryIndex,
@@ -104,6 +140,17 @@ mod tests {
         lag.replayed(Now(40), EntryIndex(5));
         assert_eq!((lag.current_ns(Now(50)), lag.bytes()), (0, 0));
         assert_eq!(lag.recent(Now(50)).max_ns(), 21);
+    }
+
+    #[test]
+    fn log_5_the_brake_is_off_up_to_half_the_bound_and_full_at_it() {
+        const MAX_NS: u64 = 100_000_000;
+        let percent = |lag_ns| Brake::of_lag(lag_ns, MAX_NS).percent();
+        let milliseconds = [0, 50, 51, 75, 99, 100, 1_000_000];
+        let percents = milliseconds.map(|ms| percent(ms * 1_000_000));
+        assert_eq!(percents, [0, 0, 2, 50, 98, 100, 100]);
+        assert_eq!(Brake::of_lag(u64::MAX, MAX_NS), Brake::FULL);
+        assert_eq!(Brake::of_lag(1, 0), Brake::FULL);
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod watch;
 
 pub use backup::{Backup, BackupState};
 pub use histogram::Histogram;
+pub use lag::Brake;
 pub use primary::{Primary, PrimaryState, Wish};
 
 use crate::entry::{Output, Payload};
@@ -67,7 +68,8 @@ pub struct Timing {
     pub detect_ns: u64,
     /// How often the caller ticks.
     pub tick_ns: u64,
-    /// `--max-lag`: replay further behind than this slows the primary (LOG-5).
+    /// `--max-lag`: replay this far behind stops the primary's vCPU, half as far begins to slow it
+    /// (LOG-5).
     pub max_lag_ns: u64,
     /// How long to wait before an arbiter that did not answer is asked again (FAIL-4).
     pub retry_ns: u64,
@@ -164,8 +166,8 @@ pub enum Effect {
     /// This node is the VM from now on: announce it, and let the guest run on live. The kept
     /// outputs follow as [`Effect::Release`] (OUT-4).
     GoLive(Token),
-    /// Slow the vCPU, or let it run freely again (LOG-5).
-    SlowDown(bool),
+    /// Slow the vCPU so much, or let it run freely again (LOG-5).
+    SlowDown(Brake),
     /// Stop for good: say nothing more, keep the state (FAIL-3).
     Halt(Halt),
     /// The VM has ended in order, or is someone else's: leave.

@@ -13,7 +13,7 @@ mod records;
 use std::collections::VecDeque;
 
 use super::gate::Gate;
-use super::lag::Lag;
+use super::lag::{Brake, Lag};
 use super::takeover::Takeover;
 use super::watch::Watch;
 use super::{Effect, Limits, Now, Timing};
@@ -116,7 +116,7 @@ pub struct Primary {
     released: OutputSeq,
 
     lag: Lag,
-    slowed: bool,
+    brake: Brake,
     nonce: u64,
     peer_nonce: u64,
     /// FAIL-9: nothing leaves until the peer has echoed this nonce.
@@ -169,7 +169,7 @@ impl Primary {
             passed: OutputSeq(0),
             released: OutputSeq(0),
             lag: Lag::default(),
-            slowed: false,
+            brake: Brake::OFF,
             nonce: 0,
             peer_nonce: 0,
             proof: None,

@@ -1,7 +1,7 @@
 //! The log: that it is one, that what is acknowledged is held, and that every buffer is bounded.
 
 use ft_logging::entry::{Entry, Payload};
-use ft_logging::protocol::{Limits, RequestId};
+use ft_logging::protocol::{Brake, Limits, RequestId};
 use ft_logging::types::{EntryIndex, Position};
 
 use super::{Checks, must};
@@ -169,15 +169,15 @@ impl Checks {
     }
 
     /// Whether a primary that is not alone is slowed by the lag that it sees.
-    pub(crate) fn paces(&self, process: ProcessId, lag_ns: u64, max_lag_ns: u64, slowed: bool) {
+    pub(crate) fn paces(&self, process: ProcessId, lag_ns: u64, max_lag_ns: u64, brake: Brake) {
         must!(
-            slowed || lag_ns <= max_lag_ns,
+            brake == Brake::FULL || lag_ns < max_lag_ns,
             "LOG-5",
             "process {} runs freely {lag_ns} ns ahead",
             process.0
         );
         must!(
-            !slowed || lag_ns >= max_lag_ns / 2,
+            brake == Brake::OFF || lag_ns > max_lag_ns / 2,
             "LOG-5",
             "process {} is slowed {lag_ns} ns ahead",
             process.0

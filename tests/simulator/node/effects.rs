@@ -1,7 +1,7 @@
 //! What the protocol wants done, done.
 
 use ft_logging::message::{Message, Signal};
-use ft_logging::protocol::{BackupState, Effect, Finish, Halt, PrimaryState, Question};
+use ft_logging::protocol::{BackupState, Brake, Effect, Finish, Halt, PrimaryState, Question};
 use ft_logging::types::{EntryIndex, Token};
 
 use super::{Machine, News, Node, Side, Standing, State, machine_of};
@@ -137,9 +137,9 @@ impl Node {
                 env.met(Situation::OperatorAnswered);
             }
             Effect::GoLive(token) => self.go_live(env, token),
-            Effect::SlowDown(slowed) => {
-                self.slowed = slowed;
-                if slowed {
+            Effect::SlowDown(brake) => {
+                self.brake = brake;
+                if brake != Brake::OFF {
                     env.met(Situation::SlowedDown);
                 }
             }

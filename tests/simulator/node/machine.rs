@@ -134,7 +134,9 @@ impl Node {
         let after_ns = if live.is_idle() {
             self.vcpu.timer_due.saturating_sub(env.now).max(US)
         } else {
-            env.plan.step_ns * if self.slowed { SLOWER } else { 1 }
+            // One that stands looks again soon.
+            let runs = u64::from(100 - self.brake.percent());
+            env.plan.step_ns * (100 / runs.max(1)).min(SLOWER)
         };
         self.vcpu_after(env, after_ns);
     }

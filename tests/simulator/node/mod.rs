@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use ft_logging::entry::{Control, Output};
 use ft_logging::initial::{Configuration, CpuIdentity, InitialState, MACHINE_MODEL_VERSION};
 use ft_logging::message::{Message, Signal};
-use ft_logging::protocol::{Answer, Backup, Now, Primary, Probe, RequestId, Wish};
+use ft_logging::protocol::{Answer, Backup, Brake, Now, Primary, Probe, RequestId, Wish};
 use ft_logging::types::{EntryIndex, Incarnation, Life, OutputSeq, Token};
 
 use crate::coverage::Situation;
@@ -106,7 +106,7 @@ pub(crate) struct Node {
     machine: Machine,
     vcpu: Vcpu,
     replay_scheduled: bool,
-    slowed: bool,
+    brake: Brake,
     quiesced: bool,
     /// Outputs on their way to the wire.
     device: VecDeque<(OutputSeq, Output)>,
@@ -224,7 +224,7 @@ impl Node {
             machine: Machine::Absent,
             vcpu: Vcpu::default(),
             replay_scheduled: false,
-            slowed: false,
+            brake: Brake::OFF,
             quiesced: false,
             device: VecDeque::new(),
             asked: 0,
@@ -541,12 +541,8 @@ impl Node {
         if let Side::Primary(primary) = &self.side {
             let lag_ns = primary.lag(now).0;
             if self.standing == Standing::Up {
-                env.checks.paces(
-                    self.process,
-                    lag_ns,
-                    env.plan.timing.max_lag_ns,
-                    self.slowed,
-                );
+                env.checks
+                    .paces(self.process, lag_ns, env.plan.timing.max_lag_ns, self.brake);
             }
             self.announce(env);
         }

@@ -55,7 +55,7 @@ struct NodeArgs {
     /// A peer that is silent for this long is suspected, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     detect: u64,
-    /// Replay further behind than this slows the guest, in milliseconds.
+    /// Replay this far behind stops the guest, half as far begins to slow it, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     max_lag: u64,
     /// Write the log to this directory, which must be empty or new.

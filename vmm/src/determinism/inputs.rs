@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ft_logging::entry::{BlockStatus, Control, Output};
 use ft_logging::message::Batch;
-use ft_logging::protocol::{Record, RequestId};
+use ft_logging::protocol::{Brake, Record, RequestId};
 use ft_logging::types::{EntryIndex, OutputSeq, Position};
 
 use super::live::Live;
@@ -74,8 +74,8 @@ pub trait Link {
     /// The thread is alive, and its machine has run this far.
     fn beat(&mut self, position: Position);
 
-    /// Whether replay is too far behind (LOG-5).
-    fn is_slowed(&self) -> bool;
+    /// How much of its time the machine stands, since replay is behind (LOG-5).
+    fn brake(&self) -> Brake;
 
     /// Hands a request to the guest's disk, which carries them out in this order.
     fn disk_request(&mut self, request: BlockRequest);

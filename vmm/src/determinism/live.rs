@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ft_logging::entry::{
     Control, MAX_CONSOLE_BYTES, MAX_ENTROPY_BYTES, MAX_FRAME_BYTES, Output, Payload,
 };
-use ft_logging::protocol::{Record, RequestId};
+use ft_logging::protocol::{Brake, Record, RequestId};
 use ft_logging::types::{OutputSeq, Position, VirtualTime};
 
 use super::clock::VirtualClock;
@@ -35,8 +35,11 @@ const RAM_DIGEST_EVERY: u64 = 4;
 /// instructions.
 const CLOCK_EVERY_NS: u64 = 1_000_000;
 
-/// The pace of a machine whose replay is too far behind (LOG-5).
-const SLOWED_NAP: Duration = Duration::from_millis(1);
+/// The naps of a machine whose replay is behind (LOG-5).
+const NAP: Duration = Duration::from_millis(1);
+
+/// The longest that it owes, for a guest that has run for long without a stop.
+const MOST_OWED: Duration = Duration::from_millis(10);
 
 /// What waits to enter, and what was recorded and not yet handed over.
 #[derive(Debug)]
@@ -62,6 +65,10 @@ pub(super) struct Live {
     /// `Progress` was recorded for the machine standing at this position.
     stood: Option<Position>,
 
+    /// Since when the machine runs under the brake, and how long it has yet to stand for that.
+    braked: Option<Instant>,
+    owed: Duration,
+
     digests: u64,
     digest_due: Instant,
     digested: Position,
@@ -83,6 +90,8 @@ impl Live {
             flushed: Instant::now(),
             urgent: false,
             stood: None,
+            braked: None,
+            owed: Duration::ZERO,
             digests: 0,
             digest_due: Instant::now() + DIGEST_EVERY,
             digested: Position(0),
@@ -164,13 +173,10 @@ impl Live {
         if self.urgent || off {
             self.flush(link);
         }
-        while link.is_slowed() && !self.stop {
-            self.flush(link);
-            if let Some(order) = link.receive(SLOWED_NAP) {
-                self.take(order);
-            }
-            link.beat(here);
-            self.clock.look();
+        self.brake(here, now, link);
+        if stands {
+            // It waits of itself.
+            self.braked = None;
         }
         if self.stop {
             self.stop = false;
@@ -183,6 +189,31 @@ impl Live {
         let slice = machine.slice();
         self.counts_time = slice.is_some();
         Ok(slice.map_or(Position(u64::MAX), |slice| Position(here.0 + slice)))
+    }
+
+    /// LOG-5: stands for as much of its time as it is told to.
+    fn brake(&mut self, here: Position, now: Instant, link: &mut impl Link) {
+        if link.brake() == Brake::OFF {
+            self.braked = None;
+            self.owed = Duration::ZERO;
+            return;
+        }
+        let stands = u32::from(link.brake().percent());
+        if let Some(since) = self.braked {
+            let owed = self.owed + (now - since) * stands / (100 - stands).max(1);
+            self.owed = owed.min(MOST_OWED);
+        }
+        while !self.stop && (link.brake() == Brake::FULL || self.owed >= NAP) {
+            self.flush(link);
+            let asleep = Instant::now();
+            if let Some(order) = link.receive(NAP) {
+                self.take(order);
+            }
+            self.owed = self.owed.saturating_sub(asleep.elapsed());
+            link.beat(here);
+            self.clock.look();
+        }
+        self.braked = Some(Instant::now());
     }
 
     /// What enters at this exit.

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use ft_logging::entry::Output;
 use ft_logging::message::Batch;
+use ft_logging::protocol::Brake;
 use ft_logging::types::{OutputSeq, Position};
 
 use super::{DiskDone, Link, Order, Report};
@@ -64,8 +65,8 @@ where
 
     fn beat(&mut self, _position: Position) {}
 
-    fn is_slowed(&self) -> bool {
-        false
+    fn brake(&self) -> Brake {
+        Brake::OFF
     }
 
     fn disk_request(&mut self, request: BlockRequest) {

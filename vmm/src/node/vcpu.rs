@@ -10,12 +10,13 @@
 //! The guest's disk, if it has one, has a thread of its own ([`DiskThread`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use ft_logging::entry::Digest;
+use ft_logging::protocol::Brake;
 use ft_logging::types::Position;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -57,7 +58,8 @@ pub(super) enum FromVcpu {
 #[derive(Debug, Default)]
 struct Shared {
     beats: AtomicU64,
-    slowed: AtomicBool,
+    /// [`Brake::percent`].
+    brake: AtomicU8,
     frames: AtomicUsize,
     position: AtomicU64,
     /// The machine is there, or will never be.
@@ -161,8 +163,8 @@ impl Vcpu {
         self.kick();
     }
 
-    pub(super) fn set_slowed(&self, slowed: bool) {
-        self.shared.slowed.store(slowed, Ordering::Relaxed);
+    pub(super) fn set_brake(&self, brake: Brake) {
+        self.shared.brake.store(brake.percent(), Ordering::Relaxed);
     }
 
     /// How far the machine has run, as of the last time that the thread came round.
@@ -301,8 +303,8 @@ impl Link for ThreadLink {
         self.shared.position.store(position.0, Ordering::Relaxed);
     }
 
-    fn is_slowed(&self) -> bool {
-        self.shared.slowed.load(Ordering::Relaxed)
+    fn brake(&self) -> Brake {
+        Brake::from_percent(self.shared.brake.load(Ordering::Relaxed))
     }
 
     fn disk_request(&mut self, request: BlockRequest) {

@@ -1,7 +1,7 @@
 //! Whether this node is the VM: opening, suspecting, claiming, going alone, and every way to end.
 
 use super::super::takeover::{Outcome, Takeover, judge};
-use super::super::{Answer, Effect, Finish, Halt, Now, Probe, Question};
+use super::super::{Answer, Brake, Effect, Finish, Halt, Now, Probe, Question};
 use super::{Primary, State, Wish};
 use crate::message::Signal;
 use crate::types::Token;
@@ -177,7 +177,7 @@ impl Primary {
         self.unacked.clear();
         self.unacked_bytes = 0;
         self.lag.clear();
-        self.set_slowed(false);
+        self.set_brake(Brake::OFF);
         self.effects.push_back(Effect::GoLive(self.token));
         let handing_over = self.wish == Wish::HandOver;
         if handing_over {

@@ -1,7 +1,7 @@
 //! What the machine does becomes log, and what it says leaves once the log is held (OUT-1).
 
 use super::super::gate::Held;
-use super::super::{Effect, Histogram, Now, Record};
+use super::super::{Brake, Effect, Histogram, Now, Record};
 use super::{Primary, State};
 use crate::entry::{Entry, Payload};
 use crate::message::{BATCH_TARGET_BYTES, Batch, MAX_BATCH_ENTRIES, Message};
@@ -134,20 +134,16 @@ impl Primary {
 
     /// LOG-5.
     pub(super) fn pace(&mut self, now: Now) {
-        let lag = self.lag.current_ns(now);
-        if self.alone {
-            self.set_slowed(false);
-        } else if lag > self.timing.max_lag_ns {
-            self.set_slowed(true);
-        } else if lag < self.timing.max_lag_ns / 2 {
-            self.set_slowed(false);
-        }
+        self.set_brake(match self.alone {
+            true => Brake::OFF,
+            false => Brake::of_lag(self.lag.current_ns(now), self.timing.max_lag_ns),
+        });
     }
 
-    pub(super) fn set_slowed(&mut self, slowed: bool) {
-        if self.slowed != slowed {
-            self.slowed = slowed;
-            self.effects.push_back(Effect::SlowDown(slowed));
+    pub(super) fn set_brake(&mut self, brake: Brake) {
+        if self.brake != brake {
+            self.brake = brake;
+            self.effects.push_back(Effect::SlowDown(brake));
         }
     }
 

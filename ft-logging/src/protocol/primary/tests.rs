@@ -286,7 +286,7 @@ fn fail_4_and_fail_8_once_the_claim_is_sent_it_waits_and_never_resumes() {
     primary.handle_answer(at(100), Answer::Won);
     let done = effects(&mut primary);
     let token = Token { won: true, ..PAIR };
-    assert_eq!(done[0], Effect::GoLive(token));
+    assert!(done.contains(&Effect::GoLive(token)), "{done:?}");
     assert_eq!(leaving(&done), [1]);
     assert_eq!(primary.state(), PrimaryState::Alone);
 }

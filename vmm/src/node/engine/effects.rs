@@ -149,9 +149,9 @@ impl Node {
                 self.stamp_disk();
                 let _ = self.notices.send(Notice::Live(token));
             }
-            Effect::SlowDown(slowed) => {
+            Effect::SlowDown(brake) => {
                 if let Some(vcpu) = &self.vcpu {
-                    vcpu.set_slowed(slowed);
+                    vcpu.set_brake(brake);
                 }
             }
             Effect::Halt(halt) => self.stand(End::Halted(halt)),
