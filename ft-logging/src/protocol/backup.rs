@@ -68,6 +68,8 @@ pub struct Backup {
     vcpu_alive: bool,
     /// A question to the arbiter is open.
     asking: bool,
+    /// The primary's port is being probed.
+    probing: bool,
 
     received: EntryIndex,
     replayed: EntryIndex,
@@ -113,6 +115,7 @@ impl Backup {
             linked: false,
             vcpu_alive: true,
             asking: false,
+            probing: false,
             received: EntryIndex(0),
             replayed: EntryIndex(0),
             position: Position(0),
@@ -376,6 +379,7 @@ impl Backup {
     /// The primary's port was probed.
     pub fn handle_probe(&mut self, now: Now, probe: Probe) {
         self.observe(now);
+        self.probing = false;
         if let State::Suspecting(takeover) = &mut self.state
             && !self.linked
         {
@@ -502,10 +506,18 @@ impl Backup {
             // Its answer may have got lost with the channel: only the arbiter knows now (ONE-2).
             State::Following | State::Ready => {
                 self.suspect(now, self.timing.detect_ns);
-                self.effects.push_back(Effect::Probe);
+                self.probe();
             }
+            // A process that is being killed may accept once more; what a probe said meanwhile was
+            // not heard.
+            State::Suspecting(_) if !self.probing => self.probe(),
             _ => {}
         }
+    }
+
+    fn probe(&mut self) {
+        self.probing = true;
+        self.effects.push_back(Effect::Probe);
     }
 
     fn suspect(&mut self, now: Now, patience_ns: u64) {

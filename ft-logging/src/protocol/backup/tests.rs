@@ -309,6 +309,29 @@ fn det_5_a_diverged_backup_says_so_and_closes() {
     assert_eq!(backup.state(), BackupState::Ended);
 }
 
+/// A process that is being killed closes its sockets one by one: the port may accept once more while
+/// the probe is refused.
+#[test]
+fn fail_1_a_channel_that_breaks_again_is_probed_again() {
+    let mut backup = following();
+    backup.handle_channel_closed(Now(0));
+    assert!(effects(&mut backup, 0).contains(&Effect::Probe));
+    backup.handle_answer(Now(0), Answer::Record(Some(record())));
+    backup.handle_channel_opened(Now(0));
+    backup.handle_channel_closed(Now(0));
+    backup.handle_channel_opened(Now(0));
+    assert!(
+        !effects(&mut backup, 0).contains(&Effect::Probe),
+        "one at a time"
+    );
+    backup.handle_probe(Now(0), Probe::Refused);
+    assert_eq!(questions(&effects(&mut backup, 0)), Vec::<&Question>::new());
+    backup.handle_channel_closed(Now(0));
+    assert!(effects(&mut backup, 0).contains(&Effect::Probe));
+    backup.handle_probe(Now(0), Probe::Refused);
+    assert_eq!(questions(&effects(&mut backup, 0)), [&Question::Claim]);
+}
+
 #[test]
 fn out_4_a_winner_sends_what_it_kept_before_anything_new() {
     let mut backup = suspecting(3);

@@ -253,9 +253,13 @@ async fn probe(address: SocketAddr, patience: Duration) -> Probe {
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 return Probe::Refused;
             }
+            // Accepted, and closed before this task saw it.
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
             Ok(Err(_)) | Err(_) => return Probe::NoAnswer,
-            Ok(Ok(_)) if Instant::now() + pause >= deadline => return Probe::Accepted,
             Ok(Ok(_)) => {}
+        }
+        if Instant::now() + pause >= deadline {
+            return Probe::Accepted;
         }
         sleep(pause).await;
         pause *= 2;
