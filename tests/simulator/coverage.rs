@@ -65,6 +65,8 @@ situations! {
     KeptSent,
     /// A kept output was seen twice.
     SeenTwice,
+    /// Outputs waited for the wire when their node lost.
+    LostWithOutputs,
     /// A kept output was seen for the first time: the dead primary had swallowed it.
     KeptSaved,
     /// A node went live between two marks of one position.

@@ -179,7 +179,7 @@ impl Plan {
             ),
             step_ns: rng.pick(&[500 * US, 2 * MS, 5 * MS]),
             replay_ns: rng.pick(&[20 * US, 100 * US]),
-            write_ns: rng.pick(&[10 * US, 200 * US, 2 * MS]),
+            write_ns: rng.pick(&[10 * US, 200 * US, 2 * MS, 5 * MS]),
             think_ns: rng.pick(&[2 * MS, 10 * MS]),
             arbiter_loss: rng.pick(&[0, 10, 30]),
         };

@@ -284,6 +284,9 @@ impl Node {
         env.checks.is_over(self.process);
         self.standing = standing;
         self.vcpu.stop();
+        if standing == Standing::Halted && !self.device.is_empty() {
+            env.met(Situation::LostWithOutputs);
+        }
         self.device.clear();
     }
 

@@ -310,7 +310,8 @@ impl Node {
         self.vcpu_soon(env);
         self.replay_soon(env);
         for _ in 0..self.device.len() {
-            env.schedule(US, Event::Written(self.process));
+            let takes_ns = env.rng.between(US, env.plan.write_ns);
+            env.schedule(takes_ns, Event::Written(self.process));
         }
     }
 
