@@ -127,8 +127,7 @@ impl Node {
                 let protected = self.state().in_step();
                 env.checks.passes_the_gate(self.process, seq, protected);
                 self.device.push_back((seq, output));
-                let takes_ns = env.rng.between(US, env.plan.write_ns);
-                env.schedule(takes_ns, Event::Written(self.process));
+                self.write_one(env);
             }
             Effect::Answer(request) => {
                 let protected = !self.state().suspects();

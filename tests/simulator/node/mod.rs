@@ -310,9 +310,14 @@ impl Node {
         self.vcpu_soon(env);
         self.replay_soon(env);
         for _ in 0..self.device.len() {
-            let takes_ns = env.rng.between(US, env.plan.write_ns);
-            env.schedule(takes_ns, Event::Written(self.process));
+            self.write_one(env);
         }
+    }
+
+    /// One output more reaches the wire after a while.
+    fn write_one(&self, env: &mut Env) {
+        let takes_ns = env.rng.between(US, env.plan.write_ns);
+        env.schedule(takes_ns, Event::Written(self.process));
     }
 
     pub(crate) fn unhang(&mut self, env: &mut Env) {

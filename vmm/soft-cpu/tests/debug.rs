@@ -63,8 +63,8 @@ fn no_single_step_traps_between_a_load_of_ss_and_the_next_instruction() {
     assert_eq!((state.general[8], state.general[9]), (state.rip - 1, 1));
 }
 
-/// Runs code with DR0 and DR7 set, and a #DB handler that notes RIP in R8 and counts in R9.
-fn run_with_breakpoint(address: u64, control: u64, code: &[u8]) -> SoftCpu {
+/// A machine whose #DB handler notes RIP in R8 and counts in R9.
+fn noting(code: &[u8]) -> SoftCpu {
     let mut cpu = machine(4 << 20, code);
     set_gate(&mut cpu, 1, STUBS + 0x1000, 0x8E, 0);
     let handler = lab::assemble_at(STUBS + 0x1000, |a| {
@@ -73,11 +73,21 @@ fn run_with_breakpoint(address: u64, control: u64, code: &[u8]) -> SoftCpu {
         a.iretq()
     });
     put(&mut cpu, STUBS + 0x1000, &handler);
+    cpu
+}
+
+/// Runs such a machine to its HLT with DR0 and DR7 set.
+fn watch(cpu: &mut SoftCpu, address: u64, control: u64) {
     let mut state = lab::kernel_state();
     state.debug[0] = address;
     state.debug[5] = 0x400 | control;
     cpu.restore(&state, 0);
-    assert_eq!(run_to_halt(&mut cpu), None);
+    assert_eq!(run_to_halt(cpu), None);
+}
+
+fn run_with_breakpoint(address: u64, control: u64, code: &[u8]) -> SoftCpu {
+    let mut cpu = noting(code);
+    watch(&mut cpu, address, control);
     cpu
 }
 
@@ -149,8 +159,8 @@ fn no_breakpoint_traps_between_a_load_of_ss_and_the_next_instruction() {
     assert_eq!(cpu.state().general[9], 1);
 }
 
-/// Runs `MOV SS, [DATA]`, watched by DR0, and what follows it. The handler of #DB notes RIP in R8 and
-/// counts in R9; the handler of `vector`, of which its address is returned, steps over `skips` bytes.
+/// Runs `MOV SS, [DATA]`, watched by DR0, and what follows it. The handler of `vector`, of which the
+/// address is returned, steps over `skips` bytes.
 fn run_behind_watched_load(
     vector: u8,
     skips: i32,
@@ -162,27 +172,16 @@ fn run_behind_watched_load(
         rest(a)?;
         a.hlt()
     });
-    let mut cpu = machine(4 << 20, &code);
+    let mut cpu = noting(&code);
     let handler = STUBS + 0x2000;
     set_gate(&mut cpu, vector, handler, 0x8E, 0);
-    set_gate(&mut cpu, 1, STUBS + 0x1000, 0x8E, 0);
-    let on_debug = lab::assemble_at(STUBS + 0x1000, |a| {
-        a.mov(r8, qword_ptr(rsp))?;
-        a.inc(r9)?;
-        a.iretq()
-    });
-    put(&mut cpu, STUBS + 0x1000, &on_debug);
     let step_over = lab::assemble_at(handler, |a| {
         a.add(qword_ptr(rsp), skips)?;
         a.iretq()
     });
     put(&mut cpu, handler, &step_over);
-    let mut state = lab::kernel_state();
-    put(&mut cpu, DATA, &state.segments[2].selector.to_le_bytes());
-    state.debug[0] = DATA;
-    state.debug[5] = 0x7_0401;
-    cpu.restore(&state, 0);
-    assert_eq!(run_to_halt(&mut cpu), None);
+    put(&mut cpu, DATA, &lab::KERNEL_DATA.to_le_bytes());
+    watch(&mut cpu, DATA, 0x7_0001);
     (cpu.state(), handler)
 }
 

@@ -5,6 +5,7 @@ pub mod kvm;
 pub mod soft;
 mod state;
 
+use ft_logging::initial::CpuIdentity;
 use ft_logging::types::{Position, VirtualTime};
 
 pub use soft_cpu::Executed;
@@ -98,6 +99,20 @@ pub enum Backend {
     KvmFree,
     /// [`soft`]: a CPU in software.
     Soft,
+}
+
+impl Backend {
+    /// What the handshake compares, as it is on this host (DET-4).
+    ///
+    /// # Errors
+    ///
+    /// If KVM cannot be asked.
+    pub fn identity(self) -> anyhow::Result<CpuIdentity> {
+        match self {
+            Backend::Kvm | Backend::KvmFree => kvm::host::identity(&kvm::host::open()?, self),
+            Backend::Soft => Ok(soft::identity()),
+        }
+    }
 }
 
 impl std::fmt::Display for Backend {

@@ -17,7 +17,7 @@ use super::vcpu::{FromVcpu, Start, Vcpu};
 use super::world::{Speaker, World};
 use super::{Event, peer};
 use crate::cpu::kvm::{KvmCpu, host};
-use crate::cpu::soft::{self, SoftCpu};
+use crate::cpu::soft::SoftCpu;
 use crate::cpu::{Backend, CpuError};
 use crate::machine::{Machine, MachineConfig};
 
@@ -46,10 +46,6 @@ pub(super) fn rtc_epoch_s() -> u64 {
 /// What both nodes must agree on, as this one sees it.
 pub(super) fn configuration(config: &NodeConfig) -> anyhow::Result<Configuration> {
     let images = &config.images;
-    let cpu = match config.cpu {
-        Backend::Kvm | Backend::KvmFree => host::identity(&host::open()?, config.cpu)?,
-        Backend::Soft => soft::identity(),
-    };
     Ok(Configuration {
         machine_model: MACHINE_MODEL_VERSION,
         vm: config.vm.to_string(),
@@ -66,7 +62,7 @@ pub(super) fn configuration(config: &NodeConfig) -> anyhow::Result<Configuration
             Some(disk) => Some(disk.identity()?),
             None => None,
         },
-        cpu,
+        cpu: config.cpu.identity()?,
     })
 }
 

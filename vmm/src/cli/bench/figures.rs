@@ -241,7 +241,7 @@ pub(super) struct RedisBenchmark {
     pub(super) keys: u32,
     /// How far replay was behind, over all tests.
     pub(super) lag_ms_median: f64,
-    /// The worst round's.
+    /// The worst test's.
     pub(super) lag_ms_p99: f64,
     pub(super) tests: Vec<RedisTest>,
 }

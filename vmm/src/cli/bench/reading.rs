@@ -41,7 +41,7 @@ impl Reading {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Channel {
     pub(super) log_bits_per_s: f64,
-    /// Of the primary's whole life.
+    /// Of the seconds before `later`, as [`NodeStatus`] has it.
     pub(super) lag_ms_median: f64,
     /// The same.
     pub(super) lag_ms_p99: f64,

@@ -161,7 +161,6 @@ impl Bench {
         program: String,
     ) -> anyhow::Result<RedisBenchmark> {
         let mut tests = TESTS.map(Progression::new);
-        let mut lags = Vec::new();
         for round in 0..self.settings.rounds {
             let mut order = [0, 1];
             if round % 2 == 1 {
@@ -170,16 +169,15 @@ impl Bench {
             for at in order {
                 self.redis_turn(at, round, &mut tests).await?;
             }
-            // A primary's lag is that of its whole life, so the last test's is that of all tests.
-            lags.extend(tests.last().and_then(|test| test.channels.last().copied()));
         }
+        let lags = || tests.iter().flat_map(|test| &test.channels);
         Ok(RedisBenchmark {
             program,
             test_seconds: self.settings.seconds * SHARE,
             value_bytes: VALUE_BYTES,
             keys: KEYS,
-            lag_ms_median: spread(lags.iter().map(|lag| lag.lag_ms_median)).median,
-            lag_ms_p99: spread(lags.iter().map(|lag| lag.lag_ms_p99)).most,
+            lag_ms_median: spread(lags().map(|lag| lag.lag_ms_median)).median,
+            lag_ms_p99: spread(lags().map(|lag| lag.lag_ms_p99)).most,
             tests: tests.iter().map(Progression::figures).collect(),
         })
     }

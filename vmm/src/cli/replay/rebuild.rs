@@ -9,7 +9,7 @@ use ft_logging::store::{Log, Place};
 use guest_images::linux::{self, Cache, Image};
 
 use crate::cpu::kvm::{KvmCpu, host};
-use crate::cpu::soft::{self, SoftCpu};
+use crate::cpu::soft::SoftCpu;
 use crate::cpu::{Backend, Cpu, CpuError};
 use crate::machine::{BootImages, Machine, MachineConfig, boot};
 use crate::node::{DiskImage, Overlay};
@@ -80,17 +80,14 @@ pub(super) fn recorded(
         boot::MEMORY_MIB.end()
     );
     let images = images(configuration, kernel, initrd, built(configuration).as_ref())?;
-    let backend = configuration.cpu.backend.parse()?;
-    let cpu = match backend {
-        Backend::Kvm => host::identity(&host::open()?, backend)?,
-        Backend::KvmFree => anyhow::bail!(
-            "this guest ran freely on KVM: where its interrupts entered is not recorded, so its log \
-             can be read (`ftvm log`), not replayed. Record it with --cpu soft"
-        ),
-        Backend::Soft => soft::identity(),
-    };
+    let backend: Backend = configuration.cpu.backend.parse()?;
+    anyhow::ensure!(
+        backend != Backend::KvmFree,
+        "this guest ran freely on KVM: where its interrupts entered is not recorded, so its log \
+         can be read (`ftvm log`), not replayed. Record it with --cpu soft"
+    );
     let here = Configuration {
-        cpu,
+        cpu: backend.identity()?,
         ..configuration.clone()
     };
     if let Some(difference) = here.difference(configuration).filter(|_| !force) {

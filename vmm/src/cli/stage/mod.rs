@@ -80,6 +80,26 @@ pub(in crate::cli) fn prepare(guest: &str) -> anyhow::Result<()> {
     }
 }
 
+/// A new directory for what processes write; whoever makes it takes it away.
+///
+/// # Errors
+///
+/// What to do if none can be made.
+pub(in crate::cli) fn new_dir(name: &str) -> anyhow::Result<PathBuf> {
+    let mut id = [0; 4];
+    getrandom::fill(&mut id)
+        .map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
+    let name = format!("ftvm-{name}-{:08x}", u32::from_ne_bytes(id));
+    let dir = std::env::temp_dir().join(name);
+    std::fs::create_dir(&dir).with_context(|| {
+        format!(
+            "creating {}: set TMPDIR to a directory that can be written",
+            dir.display()
+        )
+    })?;
+    Ok(dir)
+}
+
 /// Whether ftvm carries `guest` inside itself.
 pub(in crate::cli) fn is_embedded(guest: &str) -> bool {
     guest_images::by_name(guest).is_some()
@@ -146,17 +166,7 @@ pub(in crate::cli) struct Stage {
 impl Stage {
     /// An empty stage with a new directory.
     pub(in crate::cli) fn new(setting: Setting) -> anyhow::Result<Self> {
-        let mut id = [0; 4];
-        getrandom::fill(&mut id)
-            .map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
-        let name = format!("ftvm-{}-{:08x}", setting.name, u32::from_ne_bytes(id));
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir(&dir).with_context(|| {
-            format!(
-                "creating {}: set TMPDIR to a directory that can be written",
-                dir.display()
-            )
-        })?;
+        let dir = new_dir(setting.name)?;
         let (sender, happenings) = mpsc::unbounded_channel();
         Ok(Stage {
             setting,

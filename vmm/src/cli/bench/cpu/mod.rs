@@ -30,6 +30,7 @@ use self::machine::{Guest, Machine};
 use self::running::Running;
 use super::super::image::ensure_built;
 use super::super::output::json_line;
+use super::super::stage;
 use super::super::text::print;
 use super::figures::{Host, Spread};
 use super::scene::Progress;
@@ -105,7 +106,7 @@ pub(super) fn cpu(args: &CpuBenchArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let mut bench = CpuBench {
-        scratch: Scratch::new()?,
+        scratch: Scratch(stage::new_dir("bench-cpu")?),
         progress: Progress::default(),
         quick: args.quick,
         rounds,
@@ -134,20 +135,6 @@ pub(super) fn cpu(args: &CpuBenchArgs) -> anyhow::Result<ExitCode> {
 /// A directory for logs and sockets, which goes with this value.
 #[derive(Debug)]
 struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> anyhow::Result<Self> {
-        let name = format!("ftvm-bench-cpu-{}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir(&dir).with_context(|| {
-            format!(
-                "creating {}: set TMPDIR to a directory that can be written",
-                dir.display()
-            )
-        })?;
-        Ok(Scratch(dir))
-    }
-}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
