@@ -4,7 +4,7 @@ use std::io;
 
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, MmapRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion};
 
 use super::tracker::WriteTracker;
 use super::vcpu::Vcpu;
@@ -25,7 +25,25 @@ pub const PAGE_BYTES: u64 = 4096;
 ///
 /// If the host has no memory left.
 pub fn allocate_ram(bytes: u64) -> io::Result<GuestMemory> {
-    GuestMemory::from_ranges(&[(GuestAddress(0), bytes as usize)]).map_err(io::Error::other)
+    let ram = GuestMemory::from_ranges(&[(GuestAddress(0), bytes as usize)])
+        .map_err(io::Error::other)?;
+    ask_for_huge_pages(&ram);
+    Ok(ram)
+}
+
+/// Asks for pages of 2 MiB, of which the host's TLB holds enough. A host that has none goes on
+/// without.
+fn ask_for_huge_pages(ram: &GuestMemory) {
+    for region in ram.iter() {
+        // SAFETY: the range is the region's mapping, whose contents this advice leaves alone.
+        unsafe {
+            libc::madvise(
+                region.as_ptr().cast(),
+                region.len() as usize,
+                libc::MADV_HUGEPAGE,
+            );
+        }
+    }
 }
 
 /// What remembers the program's writes into `ram`.
