@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p soft-cpu --example lockstep -- [--stride N] [--steps N] PROGRAM [ARGUMENT …]`
 //!
-//! Registers are compared every 50 instructions, or as `--stride` says. The program has one thread.
+//! Registers are compared every 400 instructions, or as `--stride` says. The program has one thread.
 //! Exit status 0 if nothing differed.
 
 #[cfg(target_arch = "x86_64")]
@@ -19,7 +19,7 @@ fn main() -> std::process::ExitCode {
     use std::process::{ExitCode, Stdio};
 
     let mut words: Vec<String> = std::env::args().skip(1).collect();
-    let (mut steps, mut stride) = (u64::MAX, 50);
+    let (mut steps, mut stride) = (u64::MAX, 400);
     while words.len() > 2 {
         let option = match words[0].as_str() {
             "--steps" => &mut steps,

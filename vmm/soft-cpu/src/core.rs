@@ -109,7 +109,7 @@ pub(crate) struct Core {
     pub(crate) position: u64,
     /// The position that a REP string instruction must not pass.
     pub(crate) limit: u64,
-    /// Positions that the block, left amid, has come forward.
+    /// Positions that the block has come forward, for [`Leave::Branch`] and where it was left amid.
     pub(crate) retired: u64,
     /// Why the block was left, for [`Leave::Fault`].
     pub(crate) fault: Fault,
@@ -274,6 +274,20 @@ impl Core {
 
     // ---- leaving a block -----------------------------------------------------------------------
 
+    /// The way out by a direct branch, behind the so many instructions that `op` stands for.
+    #[inline(always)]
+    pub(crate) fn branch(&mut self, op: &Op, instructions: u64) -> Leave {
+        self.branch_to(op, instructions, op.imm)
+    }
+
+    /// Likewise, with the target less [`START`].
+    #[inline(always)]
+    pub(crate) fn branch_to(&mut self, op: &Op, instructions: u64, target: u64) -> Leave {
+        self.rip = self.regs[usize::from(START)].wrapping_add(target);
+        self.retired = u64::from(op.number) + instructions;
+        Leave::Branch
+    }
+
     /// The way out before `op`, which faults.
     #[cold]
     #[inline(never)]
@@ -316,7 +330,7 @@ impl Core {
 
     /// RIP of the instruction.
     pub(crate) fn address_of(&self, op: &Op) -> u64 {
-        self.regs[usize::from(START)].wrapping_add(u64::from(op.at))
+        self.regs[usize::from(START)].wrapping_add(op.at as u64)
     }
 
     /// RIP of the next instruction.

@@ -2,16 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::core::CodeSize;
-use crate::decode::{BLOCK_LIMIT, Block, NO_BLOCK, Source, translate};
+use crate::core::{CodeSize, Core};
+use crate::decode::{BLOCK_LIMIT, Block, NO_BLOCK, Source, Way, translate};
 use crate::fault::Fault;
 use crate::flags::TF;
 use crate::memory::ram::PAGE;
 use crate::op::{Leave, START, next};
 use crate::{Exit, SoftCpu};
-
-/// Positions between two looks at the kick: some ten microseconds.
-const SLICE: u64 = 10_000;
 
 /// Bytes that the longest instructions of a block could have.
 const BLOCK_BYTES: u64 = 15 * BLOCK_LIMIT;
@@ -91,7 +88,7 @@ impl SoftCpu {
         self.core.limit = self.core.position + 1;
         self.core.devices.used = 0;
         let block = self.fetch().and_then(|physical| self.decode(physical, 1));
-        let retired = block.is_some_and(|block| self.run_uncached(&block));
+        let retired = block.is_some_and(|block| self.core.run_once(&block) != Leave::Fault);
         if !retired {
             self.core.breakpoints_met = met_before;
         }
@@ -103,32 +100,41 @@ impl SoftCpu {
 
     /// Runs blocks up to a position, or until something has to be looked at afresh.
     fn run_blocks(&mut self, limit: u64) {
-        let end = limit.min(self.core.position + SLICE);
+        if std::mem::take(&mut self.records) {
+            return self.record(limit);
+        }
+        let end = limit.min(self.core.position.saturating_add(self.slice));
         let Some(mut number) = self.enter() else {
             return;
         };
         loop {
             let block = self.cache.block(number);
-            let position = self.core.position + block.instructions;
-            if position > end {
-                if position > limit && self.core.position < limit {
-                    self.run_part(limit);
+            let position = self.core.position;
+            if position + block.instructions() > end {
+                if end < limit {
+                    self.records = self.cache.see(number);
+                } else if position < limit {
+                    self.run_part(number, limit - position);
                 }
                 return;
             }
             let start = self.core.rip;
-            self.core.note_run();
+            self.core.note_run(number);
             self.core.regs[usize::from(START)] = start;
             let leave = next(&mut self.core, &block.ops);
-            let way = match leave {
+            let branch = match leave {
                 Leave::Through => {
-                    self.core.rip = self.core.next_rip(start, block.bytes);
+                    self.core.rip = self.core.next_rip(start, block.bytes());
+                    self.core.position = position + block.instructions();
                     0
                 }
-                Leave::Branch => 1,
+                Leave::Branch => {
+                    self.core.position = position + self.core.retired;
+                    self.core.retired
+                }
                 Leave::Indirect => {
-                    self.core.position = position;
-                    if position >= end {
+                    self.core.position = position + block.instructions();
+                    if self.core.position >= end {
                         return;
                     }
                     match self.enter() {
@@ -138,8 +144,7 @@ impl SoftCpu {
                     continue;
                 }
                 Leave::After | Leave::Recheck | Leave::Fault => {
-                    let (instructions, bytes) = (block.instructions, block.bytes);
-                    self.left(leave, instructions, bytes);
+                    self.core.left(leave, block);
                     if leave != Leave::After || self.core.attention {
                         self.settle();
                         return;
@@ -154,15 +159,14 @@ impl SoftCpu {
                     continue;
                 }
             };
-            self.core.position = position;
-            let linked = block.links[way];
+            let linked = block.link(branch);
             number = if linked == NO_BLOCK {
                 // Beyond the end nothing may be looked up: that could fault, or set a page
                 // table's accessed bit.
-                if position >= end {
+                if self.core.position >= end {
                     return;
                 }
-                match self.enter_and_link(number, way, start) {
+                match self.enter_and_link(number, branch, start) {
                     Some(found) => found,
                     None => return,
                 }
@@ -174,75 +178,83 @@ impl SoftCpu {
 
     /// Finds the block at RIP, and links it to the one before if that needs no translation.
     #[inline(never)]
-    fn enter_and_link(&mut self, from: u32, way: usize, start: u64) -> Option<u32> {
+    fn enter_and_link(&mut self, from: u32, branch: u64, start: u64) -> Option<u32> {
         let across = self.cache.block(from).second_page.is_some();
         let generation = self.cache.generation();
         let found = self.enter()?;
-        let same_page = (start ^ self.core.rip) & !(PAGE - 1) == 0;
-        if same_page
-            && !across
-            && self.core.code_size == CodeSize::Long
-            && self.cache.generation() == generation
-            && self.cache.block(found).second_page.is_none()
-        {
-            self.cache.link(from, way, found);
+        if !across && self.cache.generation() == generation && self.is_beside(found, start) {
+            self.cache.link(from, branch, found);
         }
         Some(found)
     }
 
-    /// Carries out the first instructions of the block at RIP, up to a position.
+    /// Whether a block, which is at RIP, can follow one at another address without a look at page tables.
+    fn is_beside(&self, number: u32, start: u64) -> bool {
+        (start ^ self.core.rip) & !(PAGE - 1) == 0
+            && self.core.code_size == CodeSize::Long
+            && self.cache.block(number).second_page.is_none()
+    }
+
+    /// Runs the blocks that follow the one at RIP, which is hot, and makes a trace of them.
     #[cold]
-    fn run_part(&mut self, limit: u64) {
-        let instructions = limit - self.core.position;
-        let block = self
-            .fetch()
-            .and_then(|physical| self.decode(physical, instructions));
-        if let Some(block) = block {
-            self.run_uncached(&block);
+    fn record(&mut self, limit: u64) {
+        let generation = self.cache.generation();
+        let first_rip = self.core.rip;
+        let Some(first) = self.enter() else {
+            return;
+        };
+        let (mut number, mut way) = (first, Way::default());
+        while self.is_beside(number, first_rip) {
+            let block = self.cache.block(number).plain();
+            let at = self.core.rip.wrapping_sub(first_rip) as i64;
+            if block.instructions() > limit - self.core.position {
+                return;
+            }
+            let leave = self.core.run_once(block);
+            if !matches!(leave, Leave::Through | Leave::Branch | Leave::Indirect) {
+                return self.settle();
+            }
+            let direct = leave == Leave::Through || leave == Leave::Branch && !block.calls;
+            if !way.add(at, block, leave == Leave::Branch) || !direct || self.core.position >= limit
+            {
+                break;
+            }
+            match self.enter() {
+                Some(found) if found == first => {
+                    way.repeat();
+                    break;
+                }
+                Some(found) => number = found,
+                None => return,
+            }
+        }
+        if self.cache.generation() != generation {
+            return;
+        }
+        let physical = self.cache.address(first);
+        let mut page = [0; PAGE as usize];
+        assert!(self.core.ram.read(physical & !(PAGE - 1), &mut page));
+        match way.translate(&page, physical & (PAGE - 1)) {
+            Some((trace, legs)) => self.cache.set_trace(&mut self.core, first, trace, legs),
+            None => self.cache.give_up(first),
+        }
+    }
+
+    /// Carries out the first instructions of the block at RIP.
+    #[cold]
+    fn run_part(&mut self, number: u32, instructions: u64) {
+        let plain = self.cache.block(number).plain();
+        if plain.instructions() <= instructions {
+            self.core.run_once(plain);
+        } else {
+            let block = self
+                .fetch()
+                .and_then(|physical| self.decode(physical, instructions));
+            if let Some(block) = block {
+                self.core.run_once(&block);
+            }
         }
         self.settle();
-    }
-
-    /// Runs a block once. True if its instructions retired.
-    fn run_uncached(&mut self, block: &Block) -> bool {
-        self.core.note_run();
-        self.core.regs[usize::from(START)] = self.core.rip;
-        let leave = next(&mut self.core, &block.ops);
-        self.left(leave, block.instructions, block.bytes)
-    }
-
-    /// Brings position and RIP to where a block was left, and raises its fault. True if there was
-    /// none.
-    fn left(&mut self, leave: Leave, instructions: u64, bytes: u64) -> bool {
-        let core = &mut self.core;
-        core.position += match leave {
-            Leave::Through => {
-                core.rip = core.next_rip(core.regs[usize::from(START)], bytes);
-                instructions
-            }
-            Leave::Branch | Leave::Indirect => instructions,
-            Leave::After | Leave::Recheck | Leave::Fault => core.retired,
-        };
-        let answered = !core.devices.answers.is_empty();
-        if leave != Leave::Fault {
-            if answered || !core.devices.posted.is_empty() {
-                // The accesses count in the instruction's stead.
-                core.position -= 1;
-            }
-            core.devices.forget_answers();
-            return true;
-        }
-        core.devices.posted.clear();
-        if core.fault == Fault::Device {
-            core.devices.used = 0;
-        } else {
-            core.devices.forget_answers();
-            if !answered {
-                core.position += 1;
-            }
-            core.raise(core.fault);
-        }
-        false
     }
 
     // ---- finding code --------------------------------------------------------------------------
@@ -265,8 +277,7 @@ impl SoftCpu {
             if self.cache.block(found).second_page == Some(page) {
                 return Some(found);
             }
-            self.cache
-                .drop_page(physical & !(PAGE - 1), &mut self.core.pages);
+            self.cache.drop_page(physical & !(PAGE - 1), &mut self.core);
         }
         let block = self.decode(physical, BLOCK_LIMIT)?;
         let size = self.core.code_size;
@@ -303,7 +314,7 @@ impl SoftCpu {
     /// Raises an exception for an instruction that could not be fetched.
     #[cold]
     fn fetch_fault<T>(&mut self, fault: Fault) -> Option<T> {
-        self.core.note_run();
+        self.core.note_run(NO_BLOCK);
         self.core.devices.forget_answers();
         self.core.fault_through_stack = false;
         self.core.position += 1;
@@ -337,5 +348,48 @@ impl SoftCpu {
             translate(source(&bytes[..to], size), 1).expect("15 bytes are an instruction");
         block.second_page = Some(page);
         Some(block)
+    }
+}
+
+impl Core {
+    /// Runs a straight block, and brings position and RIP to where it was left.
+    fn run_once(&mut self, block: &Block) -> Leave {
+        self.note_run(NO_BLOCK);
+        self.regs[usize::from(START)] = self.rip;
+        let leave = next(self, &block.ops);
+        self.left(leave, block);
+        leave
+    }
+
+    /// Brings position and RIP to where a block was left, and raises its fault.
+    fn left(&mut self, leave: Leave, block: &Block) {
+        self.position += match leave {
+            Leave::Through => {
+                let start = self.regs[usize::from(START)];
+                self.rip = self.next_rip(start, block.bytes());
+                block.instructions()
+            }
+            Leave::Indirect => block.instructions(),
+            Leave::Branch | Leave::After | Leave::Recheck | Leave::Fault => self.retired,
+        };
+        let answered = !self.devices.answers.is_empty();
+        if leave != Leave::Fault {
+            if answered || !self.devices.posted.is_empty() {
+                // The accesses count in the instruction's stead.
+                self.position -= 1;
+            }
+            self.devices.forget_answers();
+            return;
+        }
+        self.devices.posted.clear();
+        if self.fault == Fault::Device {
+            self.devices.used = 0;
+        } else {
+            self.devices.forget_answers();
+            if !answered {
+                self.position += 1;
+            }
+            self.raise(self.fault);
+        }
     }
 }

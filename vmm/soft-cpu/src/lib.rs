@@ -48,7 +48,7 @@ pub use time::{TICKS_PER_INSTRUCTION, TSC_HZ};
 pub use trail::Executed;
 
 use crate::core::Core;
-use crate::decode::Cache;
+use crate::decode::{BLOCK_LIMIT, Cache};
 
 /// Why [`SoftCpu::run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,12 +78,20 @@ impl Kick {
     }
 }
 
+/// Positions between two looks at the kick, unless [`SoftCpu::set_slice`] says otherwise: some ten
+/// microseconds.
+const SLICE: u64 = 10_000;
+
 /// An x86-64 CPU and its RAM.
 pub struct SoftCpu {
     core: Core,
     cache: Cache,
     kick: Arc<AtomicBool>,
     interrupt_wanted: bool,
+    /// Positions between two looks at the kick, and at what is hot.
+    slice: u64,
+    /// What runs next is hot: its way is to be recorded.
+    records: bool,
 }
 
 impl SoftCpu {
@@ -95,7 +103,15 @@ impl SoftCpu {
             cache: Cache::new(),
             kick: Arc::default(),
             interrupt_wanted: false,
+            slice: SLICE,
+            records: false,
         }
+    }
+
+    /// Looks at the kick, and at what is hot, after so many positions: the fewer, the sooner are
+    /// blocks that follow each other translated as one. It makes no difference to the guest.
+    pub fn set_slice(&mut self, positions: u64) {
+        self.slice = positions.max(BLOCK_LIMIT);
     }
 
     /// The RAM.
@@ -222,8 +238,10 @@ impl SoftCpu {
     #[must_use]
     pub fn executed(&self, count: usize, read: impl Fn(u64) -> Option<u8>) -> Vec<Executed> {
         let base = self.core.code_base();
+        let mut trail = self.core.trail.clone();
+        self.cache.straighten(&mut trail, self.core.position);
         self.core
-            .executed(count, |rip| read(rip.wrapping_add(base)))
+            .executed(&trail, count, |rip| read(rip.wrapping_add(base)))
     }
 
     /// Drops translations of code that was overwritten.

@@ -24,15 +24,16 @@ pub(crate) type Handler = fn(&mut Core, &Op, &[Op]) -> Leave;
 pub(crate) enum Leave {
     /// At its end, into what follows in memory.
     Through,
-    /// By a direct branch: RIP is set, and is the same at each visit.
+    /// By a direct branch: RIP is set, and is the same at each visit. [`Core::retired`] tells which
+    /// of the block's branches it was.
     Branch,
     /// By an indirect branch: RIP is set.
     Indirect,
     /// By an instruction after which everything must be looked at afresh: RIP is set.
     Recheck,
-    /// Amid, behind the instruction that [`Core::stopped`] tells of: it is complete.
+    /// Amid, behind the instruction that [`Core::retired`] tells of: it is complete.
     After,
-    /// Amid, before the instruction that [`Core::stopped`] tells of: it faulted.
+    /// Amid, before the instruction that [`Core::retired`] tells of: it faulted.
     Fault,
 }
 
@@ -86,7 +87,7 @@ pub(crate) struct Op {
     /// Bytes of the instruction.
     pub(crate) len: u8,
     /// Where the instruction begins, in bytes from the block's first.
-    pub(crate) at: u16,
+    pub(crate) at: i16,
     /// Free for the handler: a condition, a second immediate.
     pub(crate) extra: u16,
 }

@@ -5,34 +5,9 @@ mod lab;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use lab::{DATA, assemble, machine, set_gate, word};
+use lab::{DATA, assemble, byte, machine, run_to, set_gate, word};
 use proptest::prelude::*;
-use soft_cpu::{Access, Exit, SoftCpu, State, Target};
-
-/// What a device answers at a position.
-fn device(access: &Access, position: u64) -> u64 {
-    let target = match access.target {
-        Target::Port(port) => u64::from(port),
-        Target::Memory(address) => address,
-    };
-    (position ^ target).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-/// Runs to a position exactly, or to HLT if that comes first. Every access goes into the log.
-fn run_to(cpu: &mut SoftCpu, limit: u64, log: &mut Vec<(u64, Access)>) -> Exit {
-    loop {
-        match cpu.run(limit) {
-            Exit::Access(access) => {
-                log.push((cpu.position(), access));
-                if access.write.is_none() {
-                    cpu.answer(device(&access, cpu.position()));
-                }
-            }
-            Exit::Interrupted => {}
-            exit => return exit,
-        }
-    }
-}
+use soft_cpu::{Access, Exit, SoftCpu, State};
 
 /// Something of everything: loops, calls, strings, devices, faults, time.
 fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {
@@ -108,13 +83,6 @@ fn prepared() -> SoftCpu {
     lab::put(&mut cpu, lab::STUBS + 0x100, &handler);
     cpu.restore(&lab::kernel_state(), 0);
     cpu
-}
-
-/// A byte of RAM.
-fn byte(cpu: &SoftCpu, at: u64) -> u8 {
-    let mut byte = [0];
-    assert!(cpu.ram().read(at, &mut byte));
-    byte[0]
 }
 
 /// All states of the program, by position, found by the smallest of steps.

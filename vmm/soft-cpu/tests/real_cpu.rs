@@ -142,8 +142,8 @@ mod on_x86_64 {
             .status()
             .expect("rustc runs");
         assert!(compiled.success(), "the program compiles");
-        // One by one, which names the instruction; and in whole blocks.
-        for stride in [1, 50] {
+        // One by one, which names the instruction; and in whole blocks and traces.
+        for stride in [1, 400] {
             let summary = oracle::lockstep::run(&program, &[], Stdio::null(), LIMIT, stride)
                 .unwrap_or_else(|difference| panic!("{difference}"));
             assert_eq!(summary.status, Some(7), "{summary:?}");

@@ -8,9 +8,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::core::{CodeSize, Core};
-use crate::memory::pages::Pages;
 use crate::memory::ram::PAGE;
 use crate::op::Op;
+use crate::trail::Trail;
+
+use super::BLOCK_LIMIT;
+use super::trace::Legs;
 
 /// A link that leads nowhere yet.
 pub(crate) const NO_BLOCK: u32 = u32::MAX;
@@ -22,29 +25,102 @@ const FRONT: usize = 1 << 15;
 /// executes more code than that has it translated again.
 const OPS_LIMIT: usize = 2 << 20;
 
-/// A straight run of instructions.
+/// How often a block must have been under way when somebody looked, to be hot.
+const HOT: u8 = 3;
+
+/// Stands for: a trace that begins there would be of no use.
+const COLD: u8 = u8::MAX;
+
+/// A straight run of instructions, or a trace. As small as a line of the host's cache.
 pub(crate) struct Block {
     pub(crate) ops: Box<[Op]>,
-    /// How many instructions they are.
-    pub(crate) instructions: u64,
-    /// Bytes of the instructions.
-    pub(crate) bytes: u64,
-    /// What follows in memory, and what the branch at the end leads to.
-    pub(crate) links: [u32; 2],
+    /// What follows the last instruction in memory, and what the branch that it may be leads to.
+    links: [u32; 2],
+    /// From the first byte to what follows the last instruction in memory.
+    bytes: i16,
+    instructions: u8,
+    /// Ends with a call.
+    pub(crate) calls: bool,
+    /// How often it was under way when somebody looked, less whole [`HOT`]s; or [`COLD`].
+    seen: u8,
     /// The physical page that the block's only instruction reaches into, beyond its own.
     pub(crate) second_page: Option<u64>,
     key: u64,
+    trace: Option<Box<Trace>>,
 }
 
+const _: () = assert!(size_of::<Block>() == 64);
+
+/// What makes a block a trace.
+struct Trace {
+    /// The straight run that it begins with.
+    plain: Block,
+    legs: Legs,
+    /// What its other branches lead to, by their numbers among the instructions.
+    links: [u32; LINKS],
+}
+
+const LINKS: usize = BLOCK_LIMIT as usize;
+
 impl Block {
-    pub(crate) fn new(ops: Vec<Op>, instructions: u64, bytes: u64) -> Block {
+    pub(crate) fn new(ops: Vec<Op>, instructions: u64, bytes: i64) -> Block {
         Block {
             ops: ops.into_boxed_slice(),
-            instructions,
-            bytes,
             links: [NO_BLOCK; 2],
+            bytes: bytes as i16,
+            instructions: instructions as u8,
+            calls: false,
+            seen: 0,
             second_page: None,
             key: 0,
+            trace: None,
+        }
+    }
+
+    /// How many instructions it has, to the last.
+    #[inline(always)]
+    pub(crate) fn instructions(&self) -> u64 {
+        self.instructions.into()
+    }
+
+    /// From the first byte to what follows the last instruction in memory.
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+
+    /// The straight run that it is or begins with.
+    pub(crate) fn plain(&self) -> &Block {
+        self.trace.as_ref().map_or(self, |trace| &trace.plain)
+    }
+
+    /// Micro-operations that are kept for it.
+    fn size(&self) -> usize {
+        let plain = self.trace.as_ref().map_or(0, |trace| trace.plain.size());
+        self.ops.len() + plain
+    }
+
+    /// What comes behind the branch that is the so-manieth instruction, or at 0 behind the last
+    /// instruction in memory.
+    #[inline(always)]
+    pub(crate) fn link(&self, branch: u64) -> u32 {
+        if branch == 0 {
+            self.links[0]
+        } else if branch == self.instructions() {
+            self.links[1]
+        } else {
+            let trace = self.trace.as_ref();
+            trace.map_or(NO_BLOCK, |trace| trace.links[branch as usize % LINKS])
+        }
+    }
+
+    fn set_link(&mut self, branch: u64, to: u32) {
+        if branch == 0 {
+            self.links[0] = to;
+        } else if branch == self.instructions() {
+            self.links[1] = to;
+        } else if let Some(trace) = &mut self.trace {
+            trace.links[branch as usize % LINKS] = to;
         }
     }
 }
@@ -140,9 +216,10 @@ impl Cache {
         if self.ops > OPS_LIMIT {
             self.clear(core);
         }
-        self.ops += block.ops.len();
+        self.ops += block.size();
         block.key = Self::key(physical, size);
-        let first = block.bytes.min(PAGE - physical % PAGE);
+        let bytes = block.bytes();
+        let first = bytes.min(PAGE - physical % PAGE);
         let mut watch = |at: u64, len: u64| {
             if core.pages.note_code(at, len) {
                 core.tlb.close_for_writes(Some(at & !(PAGE - 1)));
@@ -150,7 +227,7 @@ impl Cache {
         };
         watch(physical, first);
         if let Some(page) = block.second_page {
-            watch(page, block.bytes - first);
+            watch(page, bytes - first);
         }
         let (key, second_page) = (block.key, block.second_page);
         let number = match self.unused.pop() {
@@ -180,29 +257,74 @@ impl Cache {
     }
 
     /// Links a block to one that follows it, in the same linear and physical page.
-    pub(crate) fn link(&mut self, from: u32, way: usize, to: u32) {
-        self.blocks[from as usize].links[way] = to;
+    pub(crate) fn link(&mut self, from: u32, branch: u64, to: u32) {
+        self.blocks[from as usize].set_link(branch, to);
+    }
+
+    /// Notes that a block was under way when somebody looked. True if a trace should begin there.
+    pub(crate) fn see(&mut self, number: u32) -> bool {
+        let block = &mut self.blocks[number as usize];
+        if block.seen == COLD || block.trace.is_some() {
+            return false;
+        }
+        block.seen = (block.seen + 1) % HOT;
+        block.seen == 0
+    }
+
+    /// No trace need begin at a block.
+    pub(crate) fn give_up(&mut self, number: u32) {
+        self.blocks[number as usize].seen = COLD;
+    }
+
+    /// Puts a trace in the place of the block that it begins with. Its bytes are watched: they are those
+    /// of blocks that there are.
+    pub(crate) fn set_trace(&mut self, core: &mut Core, number: u32, mut trace: Block, legs: Legs) {
+        self.straighten(&mut core.trail, core.position);
+        self.ops += trace.size();
+        let block = &mut self.blocks[number as usize];
+        trace.key = block.key;
+        let plain = std::mem::replace(block, trace);
+        block.trace = Some(Box::new(Trace {
+            plain,
+            legs,
+            links: [NO_BLOCK; LINKS],
+        }));
+    }
+
+    /// Brings what is noted of the runs before a position into a form that needs no traces.
+    pub(crate) fn straighten(&self, trail: &mut Trail, end: u64) {
+        trail.straighten(end, |number| {
+            let block = &self.blocks[number as usize];
+            block.trace.as_ref().map(|trace| &*trace.legs)
+        });
+    }
+
+    /// The physical address of a block.
+    pub(crate) fn address(&self, number: u32) -> u64 {
+        self.block(number).key >> 2
     }
 
     /// Drops the blocks of all pages whose translated bytes were written.
     pub(crate) fn drop_overwritten(&mut self, core: &mut Core) {
         while let Some((page, pieces)) = core.pages.overwritten.pop() {
             if core.pages.code(page) & pieces != 0 {
-                self.drop_page(page, &mut core.pages);
+                self.drop_page(page, core);
             }
         }
     }
 
     /// Drops the blocks of a physical page.
-    pub(crate) fn drop_page(&mut self, page: u64, pages: &mut Pages) {
+    pub(crate) fn drop_page(&mut self, page: u64, core: &mut Core) {
+        self.straighten(&mut core.trail, core.position);
         for number in self.by_page.remove(&page).unwrap_or_default() {
             let block = &mut self.blocks[number as usize];
             if block.key == NO_KEY {
                 continue;
             }
             let key = std::mem::replace(&mut block.key, NO_KEY);
-            self.ops -= block.ops.len();
+            self.ops -= block.size();
             block.ops = Box::default();
+            block.trace = None;
             // A block that lies in two pages stands in the other one's list too.
             let first = key >> 2 & !(PAGE - 1);
             if let Some(second) = block.second_page.take() {
@@ -218,11 +340,12 @@ impl Cache {
             }
             self.unused.push(number);
         }
-        pages.set_code(page, 0);
+        core.pages.set_code(page, 0);
     }
 
     /// Drops everything. What that takes depends on how much there is.
     pub(crate) fn clear(&mut self, core: &mut Core) {
+        self.straighten(&mut core.trail, core.position);
         // Only blocks that there are stand in front.
         for block in self.blocks.drain(..).filter(|block| block.key != NO_KEY) {
             self.front[Self::slot(block.key)] = (NO_KEY, NO_BLOCK);

@@ -15,7 +15,7 @@ use super::{BLOCK_LIMIT, Block};
 /// The bytes to translate.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'a> {
-    /// From the block's first byte on: to the end of the page, or beyond it for an instruction that
+    /// From the first instruction on: to the end of the page, or beyond it for an instruction that
     /// lies across.
     pub(crate) bytes: &'a [u8],
     /// How code is decoded.
@@ -45,63 +45,102 @@ struct FlagUse {
     looks: bool,
 }
 
-/// Translates up to `limit` instructions.
+/// Translates up to `limit` instructions, which begin at the first byte.
 ///
 /// `None` if the first instruction does not end within the bytes.
 pub(crate) fn translate(source: Source<'_>, limit: u64) -> Option<Block> {
-    let bits = match source.size {
-        CodeSize::Long => 64,
-        CodeSize::Wide => 32,
-        CodeSize::Narrow => 16,
-    };
-    let mut decoder = Decoder::with_ip(bits, source.bytes, START_AT, DECODER_OPTIONS);
-    let mut ops = Vec::with_capacity(16);
-    let mut uses: Vec<FlagUse> = Vec::with_capacity(16);
-    let mut instructions = 0;
-    let mut end = START_AT;
-    let mut previous: Option<Instruction> = None;
-    let mut instruction = Instruction::default();
-    while instructions < limit.min(BLOCK_LIMIT) && decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        if decoder.last_error() == DecoderError::NoMoreBytes {
-            break;
-        }
-        if instruction.code() == Code::Pause {
-            let at = (instruction.ip() - START_AT) as usize;
-            instruction = pause_or_exchange(&source.bytes[at..at + instruction.len()], instruction);
-        }
-        let lowered = operands(&instruction, START_AT, source.size);
-        let (mut op, address) = (lowered.op, lowered.address);
-        op.number = instructions as u8;
-        end = instruction.next_ip();
-        instructions += 1;
+    let mut lowered = Lowered::default();
+    let bytes = lowered.add(source, 0, limit.min(BLOCK_LIMIT), false);
+    (lowered.instructions > 0).then(|| lowered.block(bytes))
+}
 
-        if let Some(comparison) = previous.take()
-            && let Some(last) = ops.last_mut()
-            && ops::fuse(&comparison, last, &instruction, &op)
-        {
-            break;
+/// What a block is made of, while it grows.
+#[derive(Default)]
+pub(super) struct Lowered {
+    ops: Vec<Op>,
+    uses: Vec<FlagUse>,
+    instructions: u64,
+    /// The last instruction is a call.
+    calls: bool,
+}
+
+impl Lowered {
+    /// Adds a straight run of up to `limit` instructions, which begins `at` bytes from the block's
+    /// first, and says where it ends. `branches`: what comes next is where the direct branch at its
+    /// end leads to, so the block is left where that is not taken.
+    pub(super) fn add(&mut self, source: Source<'_>, at: i64, limit: u64, branches: bool) -> i64 {
+        let bits = match source.size {
+            CodeSize::Long => 64,
+            CodeSize::Wide => 32,
+            CodeSize::Narrow => 16,
+        };
+        let ip = START_AT.wrapping_add_signed(at);
+        let mut decoder = Decoder::with_ip(bits, source.bytes, ip, DECODER_OPTIONS);
+        let last = self.instructions + limit;
+        let mut end = ip;
+        let mut previous: Option<Instruction> = None;
+        let mut instruction = Instruction::default();
+        while self.instructions < last && decoder.can_decode() {
+            decoder.decode_out(&mut instruction);
+            if decoder.last_error() == DecoderError::NoMoreBytes {
+                break;
+            }
+            if instruction.code() == Code::Pause {
+                let at = (instruction.ip() - ip) as usize;
+                let bytes = &source.bytes[at..at + instruction.len()];
+                instruction = pause_or_exchange(bytes, instruction);
+            }
+            end = instruction.next_ip();
+            let number = self.instructions as u8;
+            self.instructions += 1;
+            if branches && self.instructions == last {
+                if instruction.is_jmp_short_or_near() {
+                    break;
+                }
+                instruction.negate_condition_code();
+                instruction.set_near_branch64(end);
+            }
+            let operands = operands(&instruction, START_AT, source.size);
+            let (mut op, address) = (operands.op, operands.address);
+            op.number = number;
+
+            if let Some(comparison) = previous.take()
+                && let Some(last) = self.ops.last_mut()
+                && ops::fuse(&comparison, last, &instruction, &op)
+            {
+                // Where the branch leads to, somebody may look.
+                if let Some(flag_use) = self.uses.last_mut() {
+                    flag_use.quiet = None;
+                }
+                break;
+            }
+            if let Some(address) = address {
+                self.ops.push(Op {
+                    number: op.number,
+                    ..address
+                });
+            }
+            let lowering = select(&instruction, source.size, &mut op);
+            op.run = lowering.run;
+            self.uses
+                .push(flag_use(&instruction, &lowering, self.ops.len()));
+            self.ops.push(op);
+            if lowering.ends {
+                break;
+            }
+            previous = Some(instruction);
         }
-        if let Some(address) = address {
-            ops.push(Op {
-                number: op.number,
-                ..address
-            });
-        }
-        let lowering = select(&instruction, source.size, &mut op);
-        op.run = lowering.run;
-        uses.push(flag_use(&instruction, &lowering, ops.len()));
-        ops.push(op);
-        if lowering.ends {
-            break;
-        }
-        previous = Some(instruction);
+        self.calls = instruction.flow_control() == FlowControl::Call;
+        end.wrapping_sub(START_AT) as i64
     }
-    if instructions == 0 {
-        return None;
+
+    /// The block, behind which memory goes on so many bytes from its first.
+    pub(super) fn block(mut self, bytes: i64) -> Block {
+        silence(&mut self.ops, &self.uses);
+        let mut block = Block::new(self.ops, self.instructions, bytes);
+        block.calls = self.calls;
+        block
     }
-    silence(&mut ops, &uses);
-    Some(Block::new(ops, instructions, end - START_AT))
 }
 
 /// iced takes REP with REX.B in front of 0x90 for PAUSE. Processors exchange RAX with R8.

@@ -8,10 +8,12 @@
 mod cache;
 mod lower;
 mod operands;
+mod trace;
 
 pub(crate) use cache::{Block, Cache, NO_BLOCK};
 pub(crate) use lower::{DECODER_OPTIONS, Source, translate};
 pub(crate) use operands::{Lowering, number, segment_number, size_of};
+pub(crate) use trace::Way;
 
 /// The most instructions of a block: bounds how deep handlers nest where a compiler does not turn
 /// their last calls into jumps.

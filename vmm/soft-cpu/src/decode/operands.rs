@@ -92,7 +92,7 @@ const BLANK: Op = Op {
 /// began at address `start`. The first operand, if a register, is `dst`; another register is `src`.
 pub(super) fn operands(instruction: &Instruction, start: u64, size: CodeSize) -> Operands {
     let mut op = BLANK;
-    op.at = instruction.ip().wrapping_sub(start) as u16;
+    op.at = instruction.ip().wrapping_sub(start) as i16;
     op.len = instruction.len() as u8;
     let mut immediates = 0;
     let mut address = None;

@@ -6,28 +6,20 @@ use crate::core::{CodeSize, Core, reg};
 use crate::decode::Lowering;
 use crate::fault::Fault;
 use crate::memory::paging::is_canonical;
-use crate::op::{Handler, Leave, Op, START, THROUGH_STACK, reach};
+use crate::op::{Handler, Leave, Op, THROUGH_STACK, next, reach};
 
 use super::{branch_legacy, by_condition, condition_number};
 
-/// RIP as a direct branch sets it.
-#[inline(always)]
-fn target(core: &Core, op: &Op) -> u64 {
-    core.regs[usize::from(START)].wrapping_add(op.imm)
-}
-
-fn jcc<const CC: u8>(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
+fn jcc<const CC: u8>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     if core.flags.holds::<CC>() {
-        core.rip = target(core, op);
-        Leave::Branch
+        core.branch(op, 1)
     } else {
-        Leave::Through
+        next(core, rest)
     }
 }
 
 fn jmp(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
-    core.rip = target(core, op);
-    Leave::Branch
+    core.branch(op, 1)
 }
 
 /// Goes to an address out of a register or memory; to one that is none, #GP before it goes.
@@ -70,11 +62,11 @@ fn push_return<const FAST: bool>(core: &mut Core, op: &Op) -> Result<(), Fault> 
 fn call<const FAST: bool>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     let pushed = push_return::<FAST>(core, op);
     reach!(FAST, core, op, rest, pushed, call::<false>);
-    core.rip = target(core, op);
+    let leave = core.branch(op, 1);
     if !FAST && core.attention {
         return core.stop_at(op, core.rip);
     }
-    Leave::Branch
+    leave
 }
 
 #[inline(always)]

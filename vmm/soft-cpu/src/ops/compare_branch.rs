@@ -7,7 +7,7 @@ use iced_x86::{Instruction, Mnemonic};
 
 use crate::core::Core;
 use crate::flags::{kind, mask, signed};
-use crate::op::{Handler, Leave, Op, START, reach};
+use crate::op::{Handler, Leave, Op, next, reach};
 
 use super::{Form, by_condition, condition_number, operand_size};
 
@@ -44,8 +44,9 @@ fn holds<const CC: u8, const TEST: bool, const S: usize>(a: u64, b: u64) -> bool
 #[inline(always)]
 fn decide<const CC: u8, const TEST: bool, const S: usize>(
     core: &mut Core,
-    a: u64,
-    b: u64,
+    op: &Op,
+    rest: &[Op],
+    (a, b): (u64, u64),
     target: u64,
 ) -> Leave {
     if TEST {
@@ -54,10 +55,9 @@ fn decide<const CC: u8, const TEST: bool, const S: usize>(
         core.flags.set::<S>(kind::SUB, a.wrapping_sub(b), b);
     }
     if holds::<CC, TEST, S>(a, b) {
-        core.rip = core.regs[usize::from(START)].wrapping_add(target);
-        Leave::Branch
+        core.branch_to(op, 2, target)
     } else {
-        Leave::Through
+        next(core, rest)
     }
 }
 
@@ -71,15 +71,23 @@ fn unpack(packed: u64) -> (u64, u64) {
     (packed as i32 as u64, (packed as i64 >> 32) as u64)
 }
 
-fn rr<const CC: u8, const TEST: bool, const S: usize>(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
+fn rr<const CC: u8, const TEST: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
     let (a, b) = (core.get::<S>(op.dst), core.get::<S>(op.src));
-    decide::<CC, TEST, S>(core, a, b, op.imm)
+    decide::<CC, TEST, S>(core, op, rest, (a, b), op.imm)
 }
 
-fn ri<const CC: u8, const TEST: bool, const S: usize>(core: &mut Core, op: &Op, _: &[Op]) -> Leave {
+fn ri<const CC: u8, const TEST: bool, const S: usize>(
+    core: &mut Core,
+    op: &Op,
+    rest: &[Op],
+) -> Leave {
     let (immediate, target) = unpack(op.imm);
     let a = core.get::<S>(op.dst);
-    decide::<CC, TEST, S>(core, a, immediate, target)
+    decide::<CC, TEST, S>(core, op, rest, (a, immediate), target)
 }
 
 #[inline(never)]
@@ -91,7 +99,7 @@ fn rm<const CC: u8, const FAST: bool, const TEST: bool, const S: usize>(
     let loaded = core.load_on::<FAST, S>(core.address(op));
     let b = reach!(FAST, core, op, rest, loaded, rm::<CC, false, TEST, S>);
     let a = core.get::<S>(op.dst);
-    decide::<CC, TEST, S>(core, a, b, op.imm)
+    decide::<CC, TEST, S>(core, op, rest, (a, b), op.imm)
 }
 
 #[inline(never)]
@@ -103,7 +111,7 @@ fn mr<const CC: u8, const FAST: bool, const TEST: bool, const S: usize>(
     let loaded = core.load_on::<FAST, S>(core.address(op));
     let a = reach!(FAST, core, op, rest, loaded, mr::<CC, false, TEST, S>);
     let b = core.get::<S>(op.src);
-    decide::<CC, TEST, S>(core, a, b, op.imm)
+    decide::<CC, TEST, S>(core, op, rest, (a, b), op.imm)
 }
 
 #[inline(never)]
@@ -115,7 +123,7 @@ fn mi<const CC: u8, const FAST: bool, const TEST: bool, const S: usize>(
     let (immediate, target) = unpack(op.imm);
     let loaded = core.load_on::<FAST, S>(core.address(op));
     let a = reach!(FAST, core, op, rest, loaded, mi::<CC, false, TEST, S>);
-    decide::<CC, TEST, S>(core, a, immediate, target)
+    decide::<CC, TEST, S>(core, op, rest, (a, immediate), target)
 }
 
 fn handler<const TEST: bool, const S: usize>(form: Form, condition: u8) -> Handler {

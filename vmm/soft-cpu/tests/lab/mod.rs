@@ -10,7 +10,9 @@
 #![allow(dead_code)]
 
 use iced_x86::code_asm::CodeAssembler;
-use soft_cpu::{CpuidTable, Exit, Ram, STORED_MSRS, Segment, SoftCpu, State, Table, UNUSABLE};
+use soft_cpu::{
+    Access, CpuidTable, Exit, Ram, STORED_MSRS, Segment, SoftCpu, State, Table, Target, UNUSABLE,
+};
 
 pub(crate) const PAGE_TABLES: u64 = 0x1000;
 pub(crate) const GDT: u64 = 0x4000;
@@ -224,5 +226,37 @@ pub(crate) fn frame(cpu: &SoftCpu, has_error: bool) -> Frame {
         flags: pop(),
         rsp: pop(),
         ss: pop(),
+    }
+}
+
+/// A byte of RAM.
+pub(crate) fn byte(cpu: &SoftCpu, at: u64) -> u8 {
+    let mut byte = [0];
+    assert!(cpu.ram().read(at, &mut byte));
+    byte[0]
+}
+
+/// What a device answers at a position.
+pub(crate) fn device(access: &Access, position: u64) -> u64 {
+    let target = match access.target {
+        Target::Port(port) => u64::from(port),
+        Target::Memory(address) => address,
+    };
+    (position ^ target).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Runs to a position exactly, or to HLT if that comes first. Every access goes into the log.
+pub(crate) fn run_to(cpu: &mut SoftCpu, limit: u64, log: &mut Vec<(u64, Access)>) -> Exit {
+    loop {
+        match cpu.run(limit) {
+            Exit::Access(access) => {
+                log.push((cpu.position(), access));
+                if access.write.is_none() {
+                    cpu.answer(device(&access, cpu.position()));
+                }
+            }
+            Exit::Interrupted => {}
+            exit => return exit,
+        }
     }
 }

@@ -70,7 +70,9 @@ pub(crate) struct Interrupted {
 impl Kernel {
     /// A kernel with no user pages.
     pub(crate) fn new(ram_bytes: u64) -> Kernel {
-        let cpu = SoftCpu::new(Ram::anonymous(ram_bytes), CpuidTable::default());
+        let mut cpu = SoftCpu::new(Ram::anonymous(ram_bytes), CpuidTable::default());
+        // Programs are short here, and what they do often becomes a trace all the same.
+        cpu.set_slice(1);
         let base = base_state(cpu.state());
         let mut kernel = Kernel {
             cpu,

@@ -8,8 +8,8 @@
 //!   CPUID:   takes its results over ◄──────────── executes it
 //! ```
 //!
-//! Long strides are quicker, and they run whole blocks: fused comparisons, silenced flags, links from
-//! one block to the next. Strides of one name the instruction.
+//! Long strides are quicker, and they run whole blocks and traces: fused comparisons, silenced flags,
+//! links from one block to the next. Strides of one name the instruction.
 //!
 //! Soft gets the program's pages as it touches them. Before a system call all of them are compared
 //! with the program's, and behind it they are forgotten, since the kernel may have changed them.

@@ -1,0 +1,251 @@
+//! Traces make no difference: a CPU that makes as many as it can computes, and reports, what one does
+//! that makes none.
+
+mod lab;
+
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use lab::{CODE, DATA, STUBS, assemble, assemble_at, byte, machine, put, run_to, set_gate};
+use proptest::prelude::*;
+use soft_cpu::{Access, Exit, SoftCpu, State};
+
+/// Vectors of #DE, #UD and #PF.
+const FAULTS: [u8; 3] = [0, 6, 14];
+
+/// Adds RBX to R9, and returns.
+const FUNCTION: u64 = CODE + 0x1000 - 64;
+
+/// Registers that programs compute with.
+const REGISTERS: [AsmRegister64; 5] = [rax, rbx, rdx, r8, r9];
+
+/// An address where nothing is mapped.
+const UNMAPPED: u64 = 0x7000_0000_0000;
+
+/// An instruction of a random program: which, and two numbers to choose operands with.
+type Step = (u8, u8, u8);
+
+/// A random block: its steps, how it ends, and where its branch leads to.
+type Piece = (Vec<Step>, u8, usize);
+
+/// One instruction, or a few that belong together.
+fn step(a: &mut CodeAssembler, (kind, x, y): Step, number: usize) -> Result<(), IcedError> {
+    let (to, from) = (REGISTERS[x as usize % 5], REGISTERS[y as usize % 5]);
+    let slot = qword_ptr(rsi + i32::from(y) * 8);
+    match kind {
+        0 => a.add(to, from),
+        1 => a.sub(to, from),
+        2 => a.xor(to, from),
+        3 => a.adc(to, from),
+        4 => a.rol(to, u32::from(y % 63) + 1),
+        5 => a.inc(to),
+        6 => a.lea(to, qword_ptr(to + from * 2 + 5)),
+        7 => a.mov(to, slot),
+        8 => a.add(slot, to),
+        9 => a.mov(slot, to),
+        10 => a.cmp(to, from),
+        11 => a.cmp(slot, to),
+        12 => a.setb(byte_ptr(rsi + 0x900)),
+        13 => a.cmovl(to, from),
+        14 => {
+            a.pushfq()?;
+            a.pop(to)
+        }
+        15 => a.mov(to, qword_ptr(CODE + u64::from(y))),
+        16 => {
+            a.in_(al, u32::from(y))?;
+            a.out(0x41, al)
+        }
+        17 => a.out(u32::from(y), al),
+        18 => a.ud2(),
+        19 => {
+            a.mov(rcx, UNMAPPED)?;
+            a.inc(qword_ptr(rcx))
+        }
+        20 => {
+            a.mov(ecx, u32::from(y % 4))?;
+            a.rep().stosb()?;
+            a.lea(rdi, qword_ptr(rsi + 0xA00))
+        }
+        // Adds a constant, and changes it.
+        21 => {
+            let constant = CODE + 0x1000 - 32 - number as u64;
+            a.mov(rcx, constant)?;
+            a.inc(byte_ptr(rcx))?;
+            a.call(constant - 2)
+        }
+        22 => a.call(FUNCTION),
+        _ => a.imul_3(to, from, i32::from(y) + 3),
+    }
+}
+
+/// How a block ends.
+fn end(a: &mut CodeAssembler, kind: u8, to: CodeLabel) -> Result<(), IcedError> {
+    let (x, y) = (
+        REGISTERS[kind as usize % 5],
+        REGISTERS[kind as usize / 5 % 5],
+    );
+    match kind % 12 {
+        0 => a.jmp(to),
+        1 => {
+            a.cmp(x, y)?;
+            a.jb(to)
+        }
+        2 => {
+            a.test(x, i32::from(kind))?;
+            a.jne(to)
+        }
+        3 => {
+            a.cmp(dword_ptr(rsi + 24), eax)?;
+            a.jle(to)
+        }
+        4 => {
+            a.add(x, y)?;
+            a.jc(to)
+        }
+        5 => {
+            a.dec(r10)?;
+            a.jne(to)
+        }
+        6 => {
+            a.test(x, x)?;
+            a.js(to)
+        }
+        7 => {
+            a.cmp(byte_ptr(rsi + 32), i32::from(kind))?;
+            a.jae(to)
+        }
+        8 => {
+            a.and(ecx, 3)?;
+            a.loop_(to)
+        }
+        9 => {
+            a.cmp(x, i32::from(kind))?;
+            a.jo(to)
+        }
+        10 => {
+            a.bt(x, 3)?;
+            a.jae(to)
+        }
+        _ => a.nop(),
+    }
+}
+
+/// A program of random blocks, without end: what falls out of the last goes to the first.
+fn program(pieces: &[Piece]) -> Vec<u8> {
+    let code = assemble(|a| {
+        let mut labels: Vec<CodeLabel> = pieces.iter().map(|_| a.create_label()).collect();
+        let targets = labels.clone();
+        for (number, ((steps, ends, target), label)) in pieces.iter().zip(&mut labels).enumerate() {
+            a.set_label(label)?;
+            for (i, one) in steps.iter().enumerate() {
+                step(a, *one, (number + i) % 4 * 4)?;
+            }
+            end(a, *ends, targets[target % targets.len()])?;
+        }
+        a.jmp(targets[0])
+    });
+    assert!(code.len() < 0x1000 - 64, "{} bytes are a page", code.len());
+    code
+}
+
+/// A machine with a program that no trace was made of yet.
+fn prepared(code: &[u8], slice: u64) -> SoftCpu {
+    let mut cpu = machine(4 << 20, code);
+    // add al, imm8; ret
+    for number in 0..4 {
+        let constant = CODE + 0x1000 - 32 - number * 4;
+        put(&mut cpu, constant - 2, &[0x90, 0x04, 1, 0xC3]);
+    }
+    let function = assemble(|a| {
+        a.add(r9, rbx)?;
+        a.ret()
+    });
+    put(&mut cpu, FUNCTION, &function);
+    for vector in FAULTS {
+        set_gate(
+            &mut cpu,
+            vector,
+            STUBS + 0x2000 + u64::from(vector) * 16,
+            0x8E,
+            0,
+        );
+        let handler = assemble_at(STUBS + 0x2000 + u64::from(vector) * 16, |a| {
+            if vector == 14 {
+                a.add(rsp, 8)?;
+            }
+            // UD2 and INC [RCX] have two or three bytes; a third is a NOP.
+            a.add(qword_ptr(rsp), if vector == 14 { 3 } else { 2 })?;
+            a.iretq()
+        });
+        put(&mut cpu, STUBS + 0x2000 + u64::from(vector) * 16, &handler);
+    }
+    let mut state = lab::kernel_state();
+    for (i, register) in state.general.iter_mut().enumerate() {
+        if i != 4 {
+            *register = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        }
+    }
+    (state.general[6], state.general[7]) = (DATA, DATA + 0xA00);
+    cpu.restore(&state, 0);
+    cpu.set_slice(slice);
+    cpu
+}
+
+/// All that can be seen of a CPU.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    state: State,
+    data: Vec<u8>,
+    executed: Vec<soft_cpu::Executed>,
+    log: Vec<(u64, Access)>,
+}
+
+/// What it is at some positions, one after the other.
+fn at(positions: &[u64], cpu: &mut SoftCpu) -> Vec<Seen> {
+    let mut log = Vec::new();
+    positions
+        .iter()
+        .map(|position| {
+            assert_eq!(run_to(cpu, *position, &mut log), Exit::Limit);
+            let mut data = vec![0; 0x1000];
+            assert!(cpu.ram().read(DATA, &mut data));
+            Seen {
+                state: cpu.state(),
+                data,
+                executed: cpu.executed(20, |at| Some(byte(cpu, at))),
+                log: std::mem::take(&mut log),
+            }
+        })
+        .collect()
+}
+
+fn pieces() -> impl Strategy<Value = Vec<Piece>> {
+    // Most steps are arithmetic; what ends a trace comes now and then.
+    let kind = prop_oneof![12 => 0..16u8, 1 => 16..24u8];
+    let step = (kind, any::<u8>(), any::<u8>());
+    let piece = (
+        prop::collection::vec(step, 0..5),
+        any::<u8>(),
+        any::<usize>(),
+    );
+    prop::collection::vec(piece, 1..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    #[test]
+    fn det_1_traces_change_nothing(
+        pieces in pieces(),
+        mut positions in prop::collection::vec(1..12_000u64, 1..12),
+    ) {
+        positions.sort_unstable();
+        positions.dedup();
+        let code = program(&pieces);
+        let plain = at(&positions, &mut prepared(&code, u64::MAX));
+        let traced = at(&positions, &mut prepared(&code, 1));
+        for ((position, plain), traced) in positions.iter().zip(&plain).zip(&traced) {
+            prop_assert_eq!(plain, traced, "at {}", position);
+        }
+    }
+}
