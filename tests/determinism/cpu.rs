@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm::cpu::kvm::KvmCpu;
 use vmm::cpu::kvm::host::probe_speed;
 use vmm::cpu::kvm::probe::{Executed, cpuid_not_honoured, execute};
-use vmm::cpu::{Access, Cpu, CpuError, CpuState, Exit, Target};
+use vmm::cpu::{Access, Cpu, CpuError, CpuState, Exit, Limit, Target};
 use vmm::sys::kick::Kicker;
 use vmm::sys::vm::{GuestMemory, allocate_ram};
 
@@ -23,7 +23,6 @@ const CODE: u64 = 0x1000;
 const HANDLER: u16 = 0x1800;
 const STACK: u64 = 0x3000;
 const VECTOR: u8 = 0x40;
-const FOREVER: Position = Position(u64::MAX);
 
 /// A CPU that is about to execute `code` in real mode, with `rax`. The interrupt [`VECTOR`] leads
 /// to `handler`.
@@ -56,7 +55,7 @@ fn prepared(
 /// Runs to the next position.
 fn next(cpu: &mut KvmCpu) -> Exit {
     loop {
-        match cpu.run(FOREVER).expect("it runs") {
+        match cpu.run(Limit::NONE).expect("it runs") {
             Exit::Interrupted => {}
             exit => return exit,
         }
@@ -88,7 +87,7 @@ fn det_1_an_interrupted_cpu_is_at_no_position() {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        let exit = cpu.run(FOREVER);
+        let exit = cpu.run(Limit::NONE);
         stop.store(true, Ordering::Relaxed);
         assert_eq!(exit.expect("it runs"), Exit::Interrupted);
     });
@@ -111,16 +110,16 @@ fn a_cpu_that_runs_freely_takes_interrupts_between_two_accesses() {
     let handler = [0xE6, 0x80]; // out 0x80, al
     let (mut cpu, ram) = prepared(|ram| KvmCpu::free(&kvm, ram), &code, &handler, 7);
     cpu.expect_interrupt(true);
-    assert_eq!(cpu.run(FOREVER).expect("it runs"), Exit::Limit);
+    assert_eq!(cpu.run(Limit::NONE).expect("it runs"), Exit::Limit);
     assert!(!cpu.takes_interrupts(), "they are masked");
     ram.write_obj(1u8, GuestAddress(0x2000)).expect("RAM");
     while !cpu.takes_interrupts() {
-        assert_eq!(cpu.run(FOREVER).expect("it runs"), Exit::Limit);
+        assert_eq!(cpu.run(Limit::NONE).expect("it runs"), Exit::Limit);
     }
     cpu.expect_interrupt(false);
     cpu.interrupt(VECTOR).expect("it takes it");
     loop {
-        match cpu.run(FOREVER).expect("it runs") {
+        match cpu.run(Limit::NONE).expect("it runs") {
             Exit::Limit => {}
             exit => break assert_eq!(exit, port(0x80, 1, Some(7))),
         }

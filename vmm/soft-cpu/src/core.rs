@@ -267,6 +267,12 @@ impl Core {
             .wrapping_add(op.displacement as u64)
     }
 
+    /// The linear address of a memory operand that has no index.
+    #[inline(always)]
+    pub(crate) fn address_without_index(&self, op: &Op) -> u64 {
+        self.regs[usize::from(op.base & 31)].wrapping_add(op.displacement as u64)
+    }
+
     /// RFLAGS.
     pub(crate) fn rflags(&self) -> u64 {
         self.system_flags | self.flags.bits()

@@ -20,6 +20,26 @@ impl SoftCpu {
     ///
     /// If the read that an [`Exit::Access`] returned has not had its [`SoftCpu::answer`].
     pub fn run(&mut self, limit: u64) -> Exit {
+        self.run_to(limit, limit)
+    }
+
+    /// Runs until something needs the caller, or to where a block ends at position `limit` or a few
+    /// instructions before it. That is quicker than to stop exactly.
+    ///
+    /// # Panics
+    ///
+    /// As [`SoftCpu::run`].
+    pub fn run_about(&mut self, limit: u64) -> Exit {
+        let enough = limit.saturating_sub(BLOCK_LIMIT);
+        if self.core.position < enough {
+            self.run_to(enough, u64::MAX)
+        } else {
+            self.run(limit)
+        }
+    }
+
+    /// Runs to position `enough` at least, and no further than `limit`.
+    fn run_to(&mut self, enough: u64, limit: u64) -> Exit {
         assert!(!self.core.devices.waiting, "a read waits for its answer");
         loop {
             if self.core.triple_fault {
@@ -34,6 +54,9 @@ impl SoftCpu {
             if let Some(access) = self.core.devices.next_access() {
                 self.core.position += 1;
                 return Exit::Access(access);
+            }
+            if self.core.position >= enough {
+                return Exit::Limit;
             }
             if self.kick.swap(false, Ordering::Acquire) {
                 return Exit::Interrupted;
@@ -51,8 +74,9 @@ impl SoftCpu {
             if singly || !core.devices.answers.is_empty() {
                 self.step();
             } else {
-                self.core.limit = end;
-                self.run_blocks(end);
+                let near = enough.saturating_add(BLOCK_LIMIT);
+                self.core.limit = end.min(near);
+                self.run_blocks(near, end);
             }
         }
     }
@@ -98,12 +122,14 @@ impl SoftCpu {
         self.settle();
     }
 
-    /// Runs blocks up to a position, or until something has to be looked at afresh.
-    fn run_blocks(&mut self, limit: u64) {
+    /// Runs the blocks that fit before position `near`, up to `limit` at most, or until something has
+    /// to be looked at afresh.
+    fn run_blocks(&mut self, near: u64, limit: u64) {
         if std::mem::take(&mut self.records) {
             return self.record(limit);
         }
-        let end = limit.min(self.core.position.saturating_add(self.slice));
+        let slice = self.core.position.saturating_add(self.slice);
+        let end = limit.min(slice).min(near);
         let Some(mut number) = self.enter() else {
             return;
         };

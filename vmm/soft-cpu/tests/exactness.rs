@@ -5,7 +5,7 @@ mod lab;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use lab::{DATA, assemble, byte, machine, run_to, set_gate, word};
+use lab::{DATA, assemble, byte, device, machine, run_to, set_gate, word};
 use proptest::prelude::*;
 use soft_cpu::{Access, Exit, SoftCpu, State};
 
@@ -109,6 +109,23 @@ fn det_1_every_position_is_reached_alike_in_one_go_and_step_by_step() {
         assert_eq!(run_to(&mut cpu, position as u64, &mut one_go), Exit::Limit);
         assert_eq!(cpu.state(), *expected, "at {position}");
         assert_eq!(one_go[..], log[..one_go.len()], "at {position}");
+    }
+}
+
+#[test]
+fn det_1_a_run_may_end_where_a_block_does() {
+    let (states, _) = all_states();
+    let last = states.len() as u64 - 1;
+    for limit in 1..last {
+        let mut cpu = prepared();
+        while let Exit::Access(access) = cpu.run_about(limit) {
+            if access.write.is_none() {
+                cpu.answer(device(&access, cpu.position()));
+            }
+        }
+        let position = cpu.position();
+        assert!((limit.saturating_sub(64)..=limit).contains(&position));
+        assert_eq!(cpu.state(), states[position as usize], "at {position}");
     }
 }
 

@@ -21,7 +21,7 @@ pub trait Cpu {
     /// # Errors
     ///
     /// If this host cannot run the guest any further.
-    fn run(&mut self, limit: Position) -> Result<Exit, CpuError>;
+    fn run(&mut self, limit: Limit) -> Result<Exit, CpuError>;
 
     /// How far a live machine lets the CPU run before it looks for inputs; `None` if the CPU stops
     /// only of itself, and inputs enter where it does.
@@ -140,6 +140,29 @@ impl std::str::FromStr for Backend {
 #[derive(Debug, thiserror::Error)]
 #[error("there is no CPU backend {0:?} in this release")]
 pub struct UnknownBackend(String);
+
+/// How far a CPU may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// To this position, and no further.
+    At(Position),
+    /// To where the CPU stops with ease at this position or a little before it.
+    About(Position),
+}
+
+impl Limit {
+    /// As far as the CPU goes.
+    pub const NONE: Limit = Limit::About(Position(u64::MAX));
+
+    /// This limit, or that position if it comes first.
+    #[must_use]
+    pub fn and_at(self, position: Position) -> Limit {
+        match self {
+            Limit::At(earlier) | Limit::About(earlier) if earlier < position => self,
+            _ => Limit::At(position),
+        }
+    }
+}
 
 /// Why the CPU stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use ft_logging::types::{EntryIndex, OutputSeq, Position};
 
 use super::live::Live;
 use super::replay::{Next, Replay};
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Limit};
 use crate::devices::BlockRequest;
 use crate::machine::{Input, Machine, Moment, PowerOff, Shutdown, Source, Stop};
 
@@ -146,7 +146,7 @@ impl<L: Link> Inputs<L> {
 }
 
 impl<C: Cpu, L: Link> Source<C> for Inputs<L> {
-    fn settle(&mut self, machine: &mut Machine<C>) -> Result<Position, Stop> {
+    fn settle(&mut self, machine: &mut Machine<C>) -> Result<Limit, Stop> {
         self.link.beat(machine.position());
         // Before a replay goes on to the end of the log, where it may wait for good.
         if machine.off() == Some(PowerOff::TripleFault)
@@ -158,7 +158,7 @@ impl<C: Cpu, L: Link> Source<C> for Inputs<L> {
             match &mut self.mode {
                 Mode::Live(live) => return live.settle(machine, &mut self.link),
                 Mode::Replay(replay) => match replay.settle(machine, &mut self.link)? {
-                    Next::Here(limit) => return Ok(limit),
+                    Next::Here(limit) => return Ok(Limit::At(limit)),
                     Next::GoLive => self.go_live(machine.board()),
                 },
             };

@@ -11,7 +11,7 @@ use ft_logging::types::{OutputSeq, Position, VirtualTime};
 
 use super::clock::VirtualClock;
 use super::inputs::{BEAT, DiskDone, Link, Order, Report};
-use crate::cpu::{Access, Cpu, Exit, Target};
+use crate::cpu::{Access, Cpu, Exit, Limit, Target};
 use crate::devices::{Board, PortAccess};
 use crate::machine::{Input, Machine, Moment, Stop};
 
@@ -147,7 +147,7 @@ impl Live {
         &mut self,
         machine: &mut Machine<C>,
         link: &mut impl Link,
-    ) -> Result<Position, Stop> {
+    ) -> Result<Limit, Stop> {
         let here = machine.position();
         let now = Instant::now();
         let off = machine.off().is_some();
@@ -188,7 +188,7 @@ impl Live {
         }
         let slice = machine.slice();
         self.counts_time = slice.is_some();
-        Ok(slice.map_or(Position(u64::MAX), |slice| Position(here.0 + slice)))
+        Ok(slice.map_or(Limit::NONE, |slice| Limit::About(Position(here.0 + slice))))
     }
 
     /// LOG-5: stands for as much of its time as it is told to.

@@ -5,7 +5,7 @@ use ft_logging::entry::Output;
 use ft_logging::types::{OutputSeq, Position};
 
 use super::{Input, Machine, PowerOff};
-use crate::cpu::{Cpu, CpuError, Exit};
+use crate::cpu::{Cpu, CpuError, Exit, Limit};
 use crate::devices::{BlockRequest, Board};
 use crate::sys::vm::GuestMemory;
 
@@ -32,7 +32,7 @@ pub trait Source<C> {
     /// # Errors
     ///
     /// [`Stop`] when the run ends here.
-    fn settle(&mut self, machine: &mut Machine<C>) -> Result<Position, Stop>;
+    fn settle(&mut self, machine: &mut Machine<C>) -> Result<Limit, Stop>;
 
     /// The next input that takes effect at this exit, before what the exit is for; `None` when
     /// there is no further one.

@@ -25,8 +25,8 @@ pub const PAGE_BYTES: u64 = 4096;
 ///
 /// If the host has no memory left.
 pub fn allocate_ram(bytes: u64) -> io::Result<GuestMemory> {
-    let ram = GuestMemory::from_ranges(&[(GuestAddress(0), bytes as usize)])
-        .map_err(io::Error::other)?;
+    let ram =
+        GuestMemory::from_ranges(&[(GuestAddress(0), bytes as usize)]).map_err(io::Error::other)?;
     ask_for_huge_pages(&ram);
     Ok(ram)
 }

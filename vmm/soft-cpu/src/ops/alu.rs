@@ -1,4 +1,4 @@
-//! ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST, MOV, and INC, DEC, NEG, NOT.
+//! ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST, and INC, DEC, NEG, NOT.
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -19,7 +19,6 @@ const SUB: usize = 5;
 const XOR: usize = 6;
 const CMP: usize = 7;
 const TEST: usize = 8;
-const MOV: usize = 9;
 
 /// The operations with one.
 const INC: usize = 0;
@@ -76,7 +75,7 @@ fn compute<const OP: usize, const F: bool, const S: usize>(core: &mut Core, a: u
             }
             result
         }
-        SBB => {
+        _ => {
             let carry = u64::from(core.flags.carry());
             let result = a.wrapping_sub(b).wrapping_sub(carry) & mask::<S>();
             if F {
@@ -91,7 +90,6 @@ fn compute<const OP: usize, const F: bool, const S: usize>(core: &mut Core, a: u
             }
             result
         }
-        _ => b,
     }
 }
 
@@ -152,11 +150,6 @@ fn m<const FAST: bool, const IMMEDIATE: bool, const OP: usize, const F: bool, co
     } else {
         core.get::<S>(op.src)
     };
-    if OP == MOV {
-        let stored = core.store_on::<FAST, S>(address, b);
-        reach!(FAST, core, op, rest, stored, slow);
-        return next_on::<FAST>(core, op, rest);
-    }
     if !keeps(OP) {
         let loaded = core.load_on::<FAST, S>(address);
         let a = reach!(FAST, core, op, rest, loaded, slow);
@@ -184,8 +177,10 @@ fn binary<const OP: usize, const F: bool>(form: Form, size: usize) -> Handler {
 }
 
 fn both<const OP: usize>(form: Form, size: usize) -> (Handler, Option<Handler>) {
-    let quiet = (OP != MOV).then(|| binary::<OP, false>(form, size));
-    (binary::<OP, true>(form, size), quiet)
+    (
+        binary::<OP, true>(form, size),
+        Some(binary::<OP, false>(form, size)),
+    )
 }
 
 /// The result of an operation with one operand.
@@ -262,16 +257,8 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
     let mnemonic = instruction.mnemonic();
     if !matches!(
         mnemonic,
-        Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Mov | Inc | Dec | Neg | Not
+        Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Inc | Dec | Neg | Not
     ) {
-        return None;
-    }
-    let registers = [instruction.op0_register(), instruction.op1_register()];
-    if mnemonic == Mov
-        && registers
-            .iter()
-            .any(|r| r.is_segment_register() || r.is_cr() || r.is_dr())
-    {
         return None;
     }
     let size = operand_size(instruction);
@@ -289,7 +276,6 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
         Xor => both::<XOR>(form, size),
         Cmp => both::<CMP>(form, size),
         Test => both::<TEST>(form, size),
-        Mov => both::<MOV>(form, size),
         Inc => unary::<INC>(has_memory, size),
         Dec => unary::<DEC>(has_memory, size),
         Neg => unary::<NEG>(has_memory, size),

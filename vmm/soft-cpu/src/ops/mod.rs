@@ -15,6 +15,7 @@ mod compare_branch;
 mod decimal;
 mod exchange;
 mod misc;
+mod mov;
 mod moves;
 mod muldiv;
 mod shift;
@@ -34,7 +35,8 @@ pub(crate) use compare_branch::fuse;
 
 /// How an integer instruction is carried out, if it is one.
 pub(crate) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Option<Lowering> {
-    alu::select(instruction, op)
+    mov::select(instruction, op)
+        .or_else(|| alu::select(instruction, op))
         .or_else(|| moves::select(instruction, op))
         .or_else(|| branch::select(instruction, size, op))
         .or_else(|| stack::select(instruction, size, op))

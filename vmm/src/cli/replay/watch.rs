@@ -14,7 +14,7 @@ use ft_logging::message::Batch;
 use ft_logging::store::{Reader, StoreError, TornTail};
 use ft_logging::types::{EntryIndex, OutputSeq, Position};
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Limit};
 use crate::determinism::{Inputs, Link};
 use crate::devices::BlockRequest;
 use crate::machine::{Input, Machine, Moment, Source, Stop};
@@ -254,7 +254,7 @@ impl<L: Link> Watch<L> {
 }
 
 impl<C: Cpu, L: Link> Source<C> for Watch<L> {
-    fn settle(&mut self, machine: &mut Machine<C>) -> Result<Position, Stop> {
+    fn settle(&mut self, machine: &mut Machine<C>) -> Result<Limit, Stop> {
         self.is_between_steps = true;
         let limit = self.inputs.settle(machine)?;
         let (here, done) = (machine.position(), self.done_entry());
@@ -265,7 +265,7 @@ impl<C: Cpu, L: Link> Source<C> for Watch<L> {
         }
         self.is_between_steps = false;
         Ok(match self.stop_at.position {
-            Some(position) if here < position => limit.min(position),
+            Some(position) if here < position => limit.and_at(position),
             _ => limit,
         })
     }

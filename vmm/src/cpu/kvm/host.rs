@@ -8,11 +8,10 @@ use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
 
 use ft_logging::initial::CpuIdentity;
-use ft_logging::types::Position;
 
 use super::probe::{self, Executed};
 use super::{KvmCpu, cpuid};
-use crate::cpu::{Backend, Cpu, Exit};
+use crate::cpu::{Backend, Cpu, Exit, Limit};
 use crate::sys::vm::allocate_ram;
 
 /// Why KVM cannot be used here, and what to do about it.
@@ -115,7 +114,7 @@ fn time_loop(kvm: &Kvm, rounds: u32) -> anyhow::Result<Duration> {
     fd.set_regs(&regs)?;
     let start = Instant::now();
     loop {
-        match cpu.run(Position(u64::MAX))? {
+        match cpu.run(Limit::NONE)? {
             Exit::Halt => return Ok(start.elapsed()),
             Exit::Interrupted => {}
             other => anyhow::bail!("the probe's loop ended in {other:?}"),

@@ -18,7 +18,7 @@ use std::time::Duration;
 use ft_logging::types::{Position, VirtualTime};
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags};
 
-use super::{Access, Cpu, CpuError, CpuState, Exit, Target};
+use super::{Access, Cpu, CpuError, CpuState, Exit, Limit, Target};
 use crate::sys::kick::Ticker;
 use crate::sys::vcpu::{RawExit, Vcpu};
 use crate::sys::vm::{GuestMemory, Vm};
@@ -177,7 +177,7 @@ fn deny_msrs(vm: &Vm) {
 }
 
 impl Cpu for KvmCpu {
-    fn run(&mut self, _limit: Position) -> Result<Exit, CpuError> {
+    fn run(&mut self, _limit: Limit) -> Result<Exit, CpuError> {
         assert!(self.open.is_none(), "a read was not answered");
         if let Some(string) = self.string.take() {
             return Ok(self.next_of_string(string));

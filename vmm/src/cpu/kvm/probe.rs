@@ -7,10 +7,8 @@ use kvm_bindings::{kvm_cpuid_entry2, kvm_regs};
 use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
 
-use ft_logging::types::Position;
-
 use super::{KvmCpu, cpuid};
-use crate::cpu::{Cpu, CpuError, Exit};
+use crate::cpu::{Cpu, CpuError, Exit, Limit};
 use crate::sys::vm::allocate_ram;
 
 const CODE: u64 = 0x1000;
@@ -59,7 +57,7 @@ pub fn execute(kvm: &Kvm, code: &[u8], rax: u64, rcx: u64) -> anyhow::Result<Exe
         ..Default::default()
     })?;
     loop {
-        match cpu.run(Position(u64::MAX)) {
+        match cpu.run(Limit::NONE) {
             Ok(Exit::Halt) => break,
             Ok(Exit::Interrupted) => {}
             Ok(Exit::TripleFault) => return Ok(Executed::Faulted),

@@ -11,7 +11,7 @@ use ft_logging::types::{Position, VirtualTime};
 use soft_cpu::{CpuidTable, SoftCpu as Engine, TSC_HZ};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Access, Cpu, CpuError, CpuState, Executed, Exit, Target};
+use super::{Access, Cpu, CpuError, CpuState, Executed, Exit, Limit, Target};
 use crate::sys::tracker::Fresh;
 use crate::sys::vm::{GuestMemory, PAGE_BYTES, software_ram, tracker};
 
@@ -77,9 +77,13 @@ pub fn identity() -> CpuIdentity {
 }
 
 impl Cpu for SoftCpu {
-    fn run(&mut self, limit: Position) -> Result<Exit, CpuError> {
+    fn run(&mut self, limit: Limit) -> Result<Exit, CpuError> {
         self.hear_of_writes();
-        Ok(match self.engine.run(limit.0) {
+        let exit = match limit {
+            Limit::At(position) => self.engine.run(position.0),
+            Limit::About(position) => self.engine.run_about(position.0),
+        };
+        Ok(match exit {
             soft_cpu::Exit::Access(access) => Exit::Access(Access {
                 target: match access.target {
                     soft_cpu::Target::Port(port) => Target::Port(port),

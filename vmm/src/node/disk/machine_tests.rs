@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::super::vcpu::{FromVcpu, Start, Vcpu};
 use super::{DiskImage, Overlay};
-use crate::cpu::{Access, Cpu, CpuError, CpuState, Exit, Target};
+use crate::cpu::{Access, Cpu, CpuError, CpuState, Exit, Limit, Target};
 use crate::determinism::{Inputs, LogLink, Order, Report};
 use crate::devices::layout::{SLOT_BLOCK, SLP_TYP_S5, virtio_address};
 use crate::devices::{DiskShape, SECTOR_BYTES};
@@ -53,7 +53,7 @@ struct Script {
 }
 
 impl Cpu for Script {
-    fn run(&mut self, _limit: Position) -> Result<Exit, CpuError> {
+    fn run(&mut self, _limit: Limit) -> Result<Exit, CpuError> {
         self.is_halted = false;
         loop {
             let step = self.steps[self.next].clone();
