@@ -74,7 +74,8 @@ pub(crate) struct Op {
     pub(crate) dst: u8,
     /// The source register.
     pub(crate) src: u8,
-    /// Register of the memory operand's base, [`ZERO`] for none.
+    /// Register of the memory operand's base, [`ZERO`] for none. Without a memory operand, the
+    /// register that the first operand is taken from.
     pub(crate) base: u8,
     /// Register of the memory operand's index, [`ZERO`] for none.
     pub(crate) index: u8,

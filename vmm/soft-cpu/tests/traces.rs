@@ -1,5 +1,5 @@
-//! Traces make no difference: a CPU that makes as many as it can computes, and reports, what one does
-//! that makes none.
+//! Blocks and traces make no difference: a CPU that executes instructions singly, one that does so
+//! block by block, and one that makes all the traces it can compute and report the same.
 
 mod lab;
 
@@ -74,7 +74,50 @@ fn step(a: &mut CodeAssembler, (kind, x, y): Step, number: usize) -> Result<(), 
             a.call(constant - 2)
         }
         22 => a.call(FUNCTION),
+        23 => joined(a, y / 16, to, from, y),
         _ => a.imul_3(to, from, i32::from(y) + 3),
+    }
+}
+
+/// A MOV, and what it may be joined with.
+fn joined(
+    a: &mut CodeAssembler,
+    kind: u8,
+    to: AsmRegister64,
+    from: AsmRegister64,
+    y: u8,
+) -> Result<(), IcedError> {
+    let other = REGISTERS[y as usize % 5];
+    let number = i32::from(y) - 100;
+    a.mov(to, from)?;
+    match kind {
+        0 => a.add(to, other),
+        1 => a.sub(to, number),
+        2 => a.xor(to, to),
+        3 => a.imul_2(to, other),
+        4 => a.sar(to, u32::from(y) % 70),
+        5 => a.rol(to, 9),
+        6 => a.neg(to),
+        7 => a.dec(to),
+        8 => a.cmovs(to, other),
+        9 => a.cmp(to, other),
+        10 => a.imul_3(to, other, number),
+        11 => a.sbb(to, other),
+        12 => a.not(to),
+        13 => {
+            // Halves: what is behind is wider than the MOV, and narrower.
+            a.db(&[0x89, 0xD8])?; // mov eax, ebx
+            a.add(rax, other)?;
+            a.mov(rbx, rdx)?;
+            a.db(&[0x01, 0xC3]) // add ebx, eax
+        }
+        14 => {
+            a.mov(rdx, rbx)?;
+            a.db(&[0x66, 0x01, 0xC2])?; // add dx, ax
+            a.mov(rbx, rax)?;
+            a.db(&[0x00, 0xE3]) // add bl, ah
+        }
+        _ => a.shl(to, u32::from(y) % 64),
     }
 }
 
@@ -221,7 +264,7 @@ fn at(positions: &[u64], cpu: &mut SoftCpu) -> Vec<Seen> {
 
 fn pieces() -> impl Strategy<Value = Vec<Piece>> {
     // Most steps are arithmetic; what ends a trace comes now and then.
-    let kind = prop_oneof![12 => 0..16u8, 1 => 16..24u8];
+    let kind = prop_oneof![9 => 0..16u8, 3 => Just(23u8), 1 => 16..25u8];
     let step = (kind, any::<u8>(), any::<u8>());
     let piece = (
         prop::collection::vec(step, 0..5),
@@ -229,6 +272,21 @@ fn pieces() -> impl Strategy<Value = Vec<Piece>> {
         any::<usize>(),
     );
     prop::collection::vec(piece, 1..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
+
+    #[test]
+    fn det_1_blocks_change_nothing(pieces in pieces(), position in 1..400u64) {
+        let code = program(&pieces);
+        let every: Vec<u64> = (1..=position).collect();
+        let singly = at(&every, &mut prepared(&code, u64::MAX)).pop().expect("positions");
+        let at_once = at(&[position], &mut prepared(&code, u64::MAX)).remove(0);
+        prop_assert_eq!(singly.state, at_once.state);
+        prop_assert_eq!(singly.data, at_once.data);
+        prop_assert_eq!(singly.executed, at_once.executed);
+    }
 }
 
 proptest! {

@@ -104,9 +104,9 @@ impl Lowered {
             let (mut op, address) = (operands.op, operands.address);
             op.number = number;
 
-            if let Some(comparison) = previous.take()
+            if let Some(comparison) = &previous
                 && let Some(last) = self.ops.last_mut()
-                && ops::fuse(&comparison, last, &instruction, &op)
+                && ops::fuse(comparison, last, &instruction, &op)
             {
                 // Where the branch leads to, somebody may look.
                 if let Some(flag_use) = self.uses.last_mut() {
@@ -122,6 +122,19 @@ impl Lowered {
             }
             let lowering = select(&instruction, source.size, &mut op);
             op.run = lowering.run;
+            if let Some(last) = self.ops.last()
+                && lowering.takes_base
+                && previous.is_some_and(|previous| ops::moves_whole(&previous, &instruction))
+                && last.dst == op.dst
+            {
+                // What MOV copies is overwritten at once: only where it comes from matters.
+                op.base = last.src;
+                if op.src == op.dst {
+                    op.src = last.src;
+                }
+                self.ops.pop();
+                self.uses.pop();
+            }
             self.uses
                 .push(flag_use(&instruction, &lowering, self.ops.len()));
             self.ops.push(op);

@@ -21,6 +21,8 @@ pub(crate) struct Lowering {
     pub(crate) ends: bool,
     /// It cannot fault or leave the block, and looks at the flags only as iced says.
     pub(crate) pure: bool,
+    /// It takes its first operand from [`Op::base`], so a MOV in front of it need not be carried out.
+    pub(crate) takes_base: bool,
 }
 
 impl Lowering {
@@ -31,6 +33,7 @@ impl Lowering {
             quiet: None,
             ends: false,
             pure: false,
+            takes_base: false,
         }
     }
 
@@ -135,6 +138,9 @@ pub(super) fn operands(instruction: &Instruction, start: u64, size: CodeSize) ->
                 }
             }
         }
+    }
+    if !op.has_memory() {
+        op.base = op.dst;
     }
     Operands { op, address }
 }

@@ -99,7 +99,7 @@ fn rr<const OP: usize, const F: bool, const S: usize>(
     rest: &[Op],
 ) -> Leave {
     let b = core.get::<S>(op.src);
-    let a = core.get::<S>(op.dst);
+    let a = core.get::<S>(op.base);
     let result = compute::<OP, F, S>(core, a, b);
     if keeps(OP) {
         core.set::<S>(op.dst, result);
@@ -112,7 +112,7 @@ fn ri<const OP: usize, const F: bool, const S: usize>(
     op: &Op,
     rest: &[Op],
 ) -> Leave {
-    let a = core.get::<S>(op.dst);
+    let a = core.get::<S>(op.base);
     let result = compute::<OP, F, S>(core, a, op.imm);
     if keeps(OP) {
         core.set::<S>(op.dst, result);
@@ -208,7 +208,7 @@ fn one_r<const OP: usize, const F: bool, const S: usize>(
     op: &Op,
     rest: &[Op],
 ) -> Leave {
-    let a = core.get::<S>(op.dst);
+    let a = core.get::<S>(op.base);
     let result = compute_one::<OP, F, S>(core, a);
     core.set::<S>(op.dst, result);
     next(core, rest)
@@ -286,6 +286,7 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
         quiet,
         ends: false,
         pure: !has_memory,
+        takes_base: !has_memory && !matches!(mnemonic, Cmp | Test),
     })
 }
 

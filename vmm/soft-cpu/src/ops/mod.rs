@@ -32,6 +32,7 @@ use crate::fault::Fault;
 use crate::op::Op;
 
 pub(crate) use compare_branch::fuse;
+pub(crate) use mov::moves_whole;
 
 /// How an integer instruction is carried out, if it is one.
 pub(crate) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Option<Lowering> {

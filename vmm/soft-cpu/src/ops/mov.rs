@@ -59,6 +59,16 @@ fn store<const FAST: bool, const INDEXED: bool, const IMMEDIATE: bool, const S: 
     next_on::<FAST>(core, op, rest)
 }
 
+/// Whether an instruction is a MOV between registers, and nothing of what it writes outlasts the one
+/// behind it, if that overwrites the same register.
+pub(crate) fn moves_whole(instruction: &Instruction, behind: &Instruction) -> bool {
+    const DOUBLEWORD: usize = 2;
+    instruction.mnemonic() == Mnemonic::Mov
+        && instruction.op0_register().is_gpr()
+        && instruction.op1_register().is_gpr()
+        && (DOUBLEWORD..=operand_size(instruction)).contains(&operand_size(behind))
+}
+
 pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
     let registers = [instruction.op0_register(), instruction.op1_register()];
     if instruction.mnemonic() != Mnemonic::Mov

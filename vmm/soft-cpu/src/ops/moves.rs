@@ -69,7 +69,7 @@ fn cmov_r<const CC: u8, const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -
     let from = if core.flags.holds::<CC>() {
         op.src
     } else {
-        op.dst
+        op.base
     };
     // Also where nothing moves, a 32-bit destination loses its upper half.
     let value = core.get::<S>(from);
@@ -149,6 +149,7 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
     let has_memory = op.has_memory();
     let mnemonic = instruction.mnemonic();
     let mut pure = !has_memory;
+    let mut takes_base = false;
     let run = match mnemonic {
         Movzx | Movsx | Movsxd => {
             let from = size_of(match instruction.op1_kind() {
@@ -184,11 +185,14 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
             let condition = condition_number(instruction)?;
             match (instruction.op_count(), has_memory) {
                 // CMOVcc has two operands, SETcc one; Jcc has one that is a branch target.
-                (2, false) => match operand_size(instruction) {
-                    1 => by_condition!(condition, cmov_r, 1),
-                    2 => by_condition!(condition, cmov_r, 2),
-                    _ => by_condition!(condition, cmov_r, 3),
-                },
+                (2, false) => {
+                    takes_base = true;
+                    match operand_size(instruction) {
+                        1 => by_condition!(condition, cmov_r, 1),
+                        2 => by_condition!(condition, cmov_r, 2),
+                        _ => by_condition!(condition, cmov_r, 3),
+                    }
+                }
                 (2, true) => match operand_size(instruction) {
                     1 => by_condition!(condition, cmov_m, true, 1),
                     2 => by_condition!(condition, cmov_m, true, 2),
@@ -202,6 +206,7 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
     };
     Some(Lowering {
         pure,
+        takes_base,
         ..Lowering::of(run)
     })
 }

@@ -29,7 +29,7 @@ fn product<const F: bool, const S: usize>(core: &mut Core, a: u64, b: u64) -> u6
 }
 
 fn imul_rr<const F: bool, const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
-    let (a, b) = (core.get::<S>(op.dst), core.get::<S>(op.src));
+    let (a, b) = (core.get::<S>(op.base), core.get::<S>(op.src));
     let result = product::<F, S>(core, a, b);
     core.set::<S>(op.dst, result);
     next(core, rest)
@@ -200,6 +200,7 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
             quiet: Some(quiet),
             ends: false,
             pure: !has_memory,
+            takes_base: !has_memory && !three,
         });
     }
     let run = match mnemonic {

@@ -60,14 +60,7 @@ fn compute<const OP: usize, const F: bool, const S: usize>(
             result
         }
         ROL | ROR => {
-            let count = count % bits;
-            let result = if count == 0 {
-                a
-            } else if OP == ROL {
-                (a << count | a >> (bits - count)) & mask::<S>()
-            } else {
-                (a >> count | a << (bits - count)) & mask::<S>()
-            };
+            let result = rotated::<OP, S>(a, count);
             if F {
                 let top = result >> (bits - 1) & 1;
                 let (carry, overflow) = if OP == ROL {
@@ -107,6 +100,21 @@ fn compute<const OP: usize, const F: bool, const S: usize>(
     }
 }
 
+/// `a`, which has no bits beyond its size, rotated by any count.
+#[inline(always)]
+fn rotated<const OP: usize, const S: usize>(a: u64, count: u32) -> u64 {
+    match (OP, S) {
+        (ROL, 0) => (a as u8).rotate_left(count).into(),
+        (ROL, 1) => (a as u16).rotate_left(count).into(),
+        (ROL, 2) => (a as u32).rotate_left(count).into(),
+        (ROL, _) => a.rotate_left(count),
+        (_, 0) => (a as u8).rotate_right(count).into(),
+        (_, 1) => (a as u16).rotate_right(count).into(),
+        (_, 2) => (a as u32).rotate_right(count).into(),
+        _ => a.rotate_right(count),
+    }
+}
+
 /// The count of an instruction that takes it from CL.
 #[inline(always)]
 fn count_in_cl<const S: usize>(core: &Core) -> u32 {
@@ -118,7 +126,7 @@ fn r_imm<const OP: usize, const F: bool, const S: usize>(
     op: &Op,
     rest: &[Op],
 ) -> Leave {
-    let a = core.get::<S>(op.dst);
+    let a = core.get::<S>(op.base);
     let result = compute::<OP, F, S>(core, a, op.imm as u32);
     core.set::<S>(op.dst, result);
     next(core, rest)
@@ -216,5 +224,6 @@ pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering>
         quiet,
         ends: false,
         pure,
+        takes_base: pure,
     })
 }
