@@ -239,16 +239,19 @@ impl Run<'_> {
     }
 
     fn draw(&mut self) {
-        let (requests, writes, silence) = {
+        let (requests, writes, silence, last) = {
             let meter = self.load.meter();
-            (meter.requests(), meter.writes(), meter.silence_ended())
+            let silence = meter.silence_ended();
+            (meter.requests(), meter.writes(), silence, meter.last())
         };
+        let started = self.load.started();
         if let (Some((_, live)), Some(end), false) = (self.winner, silence, self.answered)
-            && live.elapsed() > FRAME
+            && started + last > live
         {
             self.answered = true;
+            // The longest silence may be another one: that between two answers under way at the kill.
             let text = "the clients get answers again, over the same connections";
-            self.view.event(self.load.started() + end, text);
+            self.view.event(live.max(started + end), text);
         }
         let pid = |who| (who, self.stage.process(who).map_or(0, |p| p.pid()));
         self.view.draw(&Frame {

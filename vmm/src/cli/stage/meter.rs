@@ -70,6 +70,11 @@ impl Meter {
         self.killed.map(|_| self.blackout)
     }
 
+    /// When the last answer came.
+    pub(in crate::cli) fn last(&self) -> Duration {
+        self.last
+    }
+
     /// When the longest time after the kill without any answer ended.
     pub(in crate::cli) fn silence_ended(&self) -> Option<Duration> {
         self.silence.map(|(_, end)| end)
