@@ -18,7 +18,7 @@ const FUNCTION: u64 = CODE + 0x1000 - 64;
 /// Registers that programs compute with.
 const REGISTERS: [AsmRegister64; 5] = [rax, rbx, rdx, r8, r9];
 
-/// An address where nothing is mapped.
+/// An address where nothing is mapped; it stands in R11.
 const UNMAPPED: u64 = 0x7000_0000_0000;
 
 /// An instruction of a random program: which, and two numbers to choose operands with.
@@ -30,7 +30,8 @@ type Piece = (Vec<Step>, u8, usize);
 /// One instruction, or a few that belong together.
 fn step(a: &mut CodeAssembler, (kind, x, y): Step, number: usize) -> Result<(), IcedError> {
     let (to, from) = (REGISTERS[x as usize % 5], REGISTERS[y as usize % 5]);
-    let slot = qword_ptr(rsi + i32::from(y) * 8);
+    // The last one lies across the end of the page.
+    let slot = qword_ptr(rsi + if y == 255 { 0xFFC } else { i32::from(y) * 8 });
     match kind {
         0 => a.add(to, from),
         1 => a.sub(to, from),
@@ -50,6 +51,8 @@ fn step(a: &mut CodeAssembler, (kind, x, y): Step, number: usize) -> Result<(), 
             a.pushfq()?;
             a.pop(to)
         }
+        // With addresses of 32 bits, which are computed ahead.
+        15 if y % 2 == 0 => a.mov(to, qword_ptr(esi + i32::from(y) * 4)),
         15 => a.mov(to, qword_ptr(CODE + u64::from(y))),
         16 => {
             a.in_(al, u32::from(y))?;
@@ -58,8 +61,9 @@ fn step(a: &mut CodeAssembler, (kind, x, y): Step, number: usize) -> Result<(), 
         17 => a.out(u32::from(y), al),
         18 => a.ud2(),
         19 => {
-            a.mov(rcx, UNMAPPED)?;
-            a.inc(qword_ptr(rcx))
+            a.inc(qword_ptr(r11))?;
+            a.mov(to, qword_ptr(r11))?;
+            a.mov(qword_ptr(r11), from)
         }
         20 => {
             a.mov(ecx, u32::from(y % 4))?;
@@ -216,12 +220,14 @@ fn prepared(code: &[u8], slice: u64) -> SoftCpu {
             if vector == 14 {
                 a.add(rsp, 8)?;
             }
-            // UD2 and INC [RCX] have two or three bytes; a third is a NOP.
+            // UD2 has two bytes; what accesses [R11] has three.
             a.add(qword_ptr(rsp), if vector == 14 { 3 } else { 2 })?;
             a.iretq()
         });
         put(&mut cpu, STUBS + 0x2000 + u64::from(vector) * 16, &handler);
     }
+    let data: Vec<u8> = (0..0x2000u32).map(|at| (at * 37 + 11) as u8).collect();
+    put(&mut cpu, DATA, &data);
     let mut state = lab::kernel_state();
     for (i, register) in state.general.iter_mut().enumerate() {
         if i != 4 {
@@ -229,6 +235,7 @@ fn prepared(code: &[u8], slice: u64) -> SoftCpu {
         }
     }
     (state.general[6], state.general[7]) = (DATA, DATA + 0xA00);
+    state.general[11] = UNMAPPED;
     cpu.restore(&state, 0);
     cpu.set_slice(slice);
     cpu
@@ -275,7 +282,7 @@ fn pieces() -> impl Strategy<Value = Vec<Piece>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1500) })]
 
     #[test]
     fn det_1_blocks_change_nothing(pieces in pieces(), position in 1..400u64) {

@@ -6,7 +6,7 @@ use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruc
 use crate::core::CodeSize;
 use crate::flags;
 use crate::op::{Handler, Op, handler};
-use crate::ops;
+use crate::ops::{self, Kind};
 use crate::{simd, system, x87};
 
 use super::operands::{Lowering, operands};
@@ -39,6 +39,8 @@ struct FlagUse {
     /// Where it stands among the operations, and what may take its handler's place.
     op: usize,
     quiet: Option<Handler>,
+    kind: Option<Kind>,
+    quiet_kind: Option<Kind>,
     /// It sets all arithmetic flags without a look at them.
     overwrites: bool,
     /// Somebody may look at the flags as they are before it.
@@ -111,6 +113,7 @@ impl Lowered {
                 // Where the branch leads to, somebody may look.
                 if let Some(flag_use) = self.uses.last_mut() {
                     flag_use.quiet = None;
+                    flag_use.kind = None;
                 }
                 break;
             }
@@ -149,7 +152,8 @@ impl Lowered {
 
     /// The block, behind which memory goes on so many bytes from its first.
     pub(super) fn block(mut self, bytes: i64) -> Block {
-        silence(&mut self.ops, &self.uses);
+        silence(&mut self.ops, &mut self.uses);
+        pair_up(&mut self.ops, &self.uses);
         let mut block = Block::new(self.ops, self.instructions, bytes);
         block.calls = self.calls;
         block
@@ -195,6 +199,8 @@ fn flag_use(instruction: &Instruction, lowering: &Lowering, op: usize) -> FlagUs
     FlagUse {
         op,
         quiet: lowering.quiet,
+        kind: lowering.kind,
+        quiet_kind: lowering.quiet_kind,
         overwrites: instruction.rflags_modified() & ALL == ALL,
         looks: !lowering.pure || !straight || instruction.rflags_read() & ALL != 0,
     }
@@ -202,15 +208,30 @@ fn flag_use(instruction: &Instruction, lowering: &Lowering, op: usize) -> FlagUs
 
 /// Replaces handlers whose flags are overwritten before anybody can look. Whatever may fault looks:
 /// at a fault the flags are as precise as everything else.
-fn silence(ops: &mut [Op], uses: &[FlagUse]) {
+fn silence(ops: &mut [Op], uses: &mut [FlagUse]) {
     let mut overwritten = false;
-    for flag_use in uses.iter().rev() {
+    for flag_use in uses.iter_mut().rev() {
         if overwritten && let Some(quiet) = flag_use.quiet {
             ops[flag_use.op].run = quiet;
+            flag_use.kind = flag_use.quiet_kind;
         }
         overwritten = !flag_use.looks && (overwritten || flag_use.overwrites);
     }
 }
 
-// The pass above speaks of these six.
+/// Gives the first of two operations that are paired the handler for both.
+fn pair_up(ops: &mut [Op], uses: &[FlagUse]) {
+    let mut uses = uses.iter().peekable();
+    while let Some(first) = uses.next() {
+        if let (Some(kind), Some(second)) = (first.kind, uses.peek())
+            && let Some(behind) = second.kind
+            && second.op == first.op + 1
+        {
+            ops[first.op].run = ops::pair(kind, behind);
+            uses.next();
+        }
+    }
+}
+
+// [`silence`] speaks of these six.
 const _: () = assert!(flags::ARITHMETIC == 0x8D5);

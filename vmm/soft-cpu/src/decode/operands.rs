@@ -9,6 +9,7 @@ use crate::op::{
     ADDRESS, HAS_MEMORY, Handler, Leave, Op, SEGMENT_BASES, START, THROUGH_STACK, WRITES, ZERO,
     next,
 };
+use crate::ops::Kind;
 use crate::state::UNUSABLE;
 
 /// How an instruction is carried out.
@@ -23,6 +24,10 @@ pub(crate) struct Lowering {
     pub(crate) pure: bool,
     /// It takes its first operand from [`Op::base`], so a MOV in front of it need not be carried out.
     pub(crate) takes_base: bool,
+    /// What it is for pairs of operations.
+    pub(crate) kind: Option<Kind>,
+    /// What it is for them where it leaves the flags alone.
+    pub(crate) quiet_kind: Option<Kind>,
 }
 
 impl Lowering {
@@ -34,6 +39,8 @@ impl Lowering {
             ends: false,
             pure: false,
             takes_base: false,
+            kind: None,
+            quiet_kind: None,
         }
     }
 

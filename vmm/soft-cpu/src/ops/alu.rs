@@ -7,16 +7,16 @@ use crate::decode::Lowering;
 use crate::flags::{AF, CF, OF, flag, kind, mask, of_result};
 use crate::op::{Handler, Leave, Op, next, next_on, reach};
 
-use super::{Form, by_size, operand_size};
+use super::{Form, Kind, by_size, operand_size};
 
 /// The operations with two operands.
-const ADD: usize = 0;
-const OR: usize = 1;
-const ADC: usize = 2;
+pub(super) const ADD: usize = 0;
+pub(super) const OR: usize = 1;
+pub(super) const ADC: usize = 2;
 const SBB: usize = 3;
-const AND: usize = 4;
-const SUB: usize = 5;
-const XOR: usize = 6;
+pub(super) const AND: usize = 4;
+pub(super) const SUB: usize = 5;
+pub(super) const XOR: usize = 6;
 const CMP: usize = 7;
 const TEST: usize = 8;
 
@@ -105,6 +105,32 @@ fn rr<const OP: usize, const F: bool, const S: usize>(
         core.set::<S>(op.dst, result);
     }
     next(core, rest)
+}
+
+/// Of registers, where nobody looks at the flags.
+#[inline(always)]
+pub(super) fn registers<const OP: usize, const S: usize>(core: &mut Core, op: &Op) -> bool {
+    let (a, b) = (core.get::<S>(op.base), core.get::<S>(op.src));
+    let result = compute::<OP, false, S>(core, a, b);
+    core.set::<S>(op.dst, result);
+    true
+}
+
+/// CMP of registers.
+#[inline(always)]
+pub(super) fn compare<const S: usize>(core: &mut Core, op: &Op) -> bool {
+    let (a, b) = (core.get::<S>(op.base), core.get::<S>(op.src));
+    compute::<CMP, true, S>(core, a, b);
+    true
+}
+
+/// Of a register and an immediate, where nobody looks at the flags.
+#[inline(always)]
+pub(super) fn immediate<const OP: usize, const S: usize>(core: &mut Core, op: &Op) -> bool {
+    let a = core.get::<S>(op.base);
+    let result = compute::<OP, false, S>(core, a, op.imm);
+    core.set::<S>(op.dst, result);
+    true
 }
 
 fn ri<const OP: usize, const F: bool, const S: usize>(
@@ -251,6 +277,24 @@ fn clear<const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     next(core, rest)
 }
 
+fn quiet_kind(mnemonic: Mnemonic, form: Form, size: usize) -> Option<Kind> {
+    use Mnemonic::{Adc, Add, And, Or, Sub, Xor};
+    Some(match (mnemonic, form, size) {
+        (Add, Form::Rr, 2) => Kind::Add4,
+        (Add, Form::Rr, 3) => Kind::Add8,
+        (Add, Form::Ri, 3) => Kind::AddImmediate8,
+        (Adc, Form::Rr, 3) => Kind::AddWithCarry8,
+        (Sub, Form::Rr, 3) => Kind::Sub8,
+        (Xor, Form::Rr, 2) => Kind::Xor4,
+        (Xor, Form::Rr, 3) => Kind::Xor8,
+        (And, Form::Rr, 2) => Kind::And4,
+        (And, Form::Rr, 3) => Kind::And8,
+        (And, Form::Ri, 2) => Kind::AndImmediate4,
+        (Or, Form::Rr, 3) => Kind::Or8,
+        _ => return None,
+    })
+}
+
 pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
     use Mnemonic::*;
     let (form, has_memory) = (Form::of(instruction), op.has_memory());
@@ -287,6 +331,12 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
         ends: false,
         pure: !has_memory,
         takes_base: !has_memory && !matches!(mnemonic, Cmp | Test),
+        kind: match (mnemonic, form, size) {
+            (Cmp, Form::Rr, 2) => Some(Kind::Compare4),
+            (Cmp, Form::Rr, 3) => Some(Kind::Compare8),
+            _ => None,
+        },
+        quiet_kind: quiet_kind(mnemonic, form, size),
     })
 }
 

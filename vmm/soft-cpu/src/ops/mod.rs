@@ -18,6 +18,7 @@ mod misc;
 mod mov;
 mod moves;
 mod muldiv;
+mod pair;
 mod shift;
 mod shift_double;
 mod stack;
@@ -33,6 +34,7 @@ use crate::op::Op;
 
 pub(crate) use compare_branch::fuse;
 pub(crate) use mov::moves_whole;
+pub(crate) use pair::{Kind, pair};
 
 /// How an integer instruction is carried out, if it is one.
 pub(crate) fn select(instruction: &Instruction, size: CodeSize, op: &mut Op) -> Option<Lowering> {

@@ -7,11 +7,18 @@ use crate::core::Core;
 use crate::decode::Lowering;
 use crate::op::{Handler, Leave, Op, ZERO, next, next_on, reach};
 
-use super::{Form, by_size, operand_size};
+use super::{Form, Kind, by_size, operand_size};
 
-fn rr<const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+/// Register to register.
+#[inline(always)]
+pub(super) fn register<const S: usize>(core: &mut Core, op: &Op) -> bool {
     let value = core.get::<S>(op.src);
     core.set::<S>(op.dst, value);
+    true
+}
+
+fn rr<const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    register::<S>(core, op);
     next(core, rest)
 }
 
@@ -30,8 +37,26 @@ fn address<const INDEXED: bool>(core: &Core, op: &Op) -> u64 {
     }
 }
 
+/// Loads if that is quick.
+#[inline(always)]
+pub(super) fn load_quickly<const INDEXED: bool, const S: usize>(core: &mut Core, op: &Op) -> bool {
+    let loaded = core.load_on::<true, S>(address::<INDEXED>(core, op));
+    if let Ok(value) = loaded {
+        core.set::<S>(op.dst, value);
+    }
+    loaded.is_ok()
+}
+
+/// Stores a register if that is quick.
+#[inline(always)]
+pub(super) fn store_quickly<const INDEXED: bool, const S: usize>(core: &mut Core, op: &Op) -> bool {
+    let value = core.get::<S>(op.src);
+    let address = address::<INDEXED>(core, op);
+    core.store_on::<true, S>(address, value).is_ok()
+}
+
 #[inline(never)]
-fn load<const FAST: bool, const INDEXED: bool, const S: usize>(
+pub(super) fn load<const FAST: bool, const INDEXED: bool, const S: usize>(
     core: &mut Core,
     op: &Op,
     rest: &[Op],
@@ -43,7 +68,12 @@ fn load<const FAST: bool, const INDEXED: bool, const S: usize>(
 }
 
 #[inline(never)]
-fn store<const FAST: bool, const INDEXED: bool, const IMMEDIATE: bool, const S: usize>(
+pub(super) fn store<
+    const FAST: bool,
+    const INDEXED: bool,
+    const IMMEDIATE: bool,
+    const S: usize,
+>(
     core: &mut Core,
     op: &Op,
     rest: &[Op],
@@ -69,6 +99,22 @@ pub(crate) fn moves_whole(instruction: &Instruction, behind: &Instruction) -> bo
         && (DOUBLEWORD..=operand_size(instruction)).contains(&operand_size(behind))
 }
 
+fn kind(form: Form, size: usize, indexed: bool) -> Option<Kind> {
+    Some(match (form, size, indexed) {
+        (Form::Rr, 2, _) => Kind::Move4,
+        (Form::Rr, 3, _) => Kind::Move8,
+        (Form::Rm, 2, false) => Kind::Load4,
+        (Form::Rm, 3, false) => Kind::Load8,
+        (Form::Rm, 2, true) => Kind::LoadIndexed4,
+        (Form::Rm, 3, true) => Kind::LoadIndexed8,
+        (Form::Mr, 2, false) => Kind::Store4,
+        (Form::Mr, 3, false) => Kind::Store8,
+        (Form::Mr, 2, true) => Kind::StoreIndexed4,
+        (Form::Mr, 3, true) => Kind::StoreIndexed8,
+        _ => return None,
+    })
+}
+
 pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
     let registers = [instruction.op0_register(), instruction.op1_register()];
     if instruction.mnemonic() != Mnemonic::Mov
@@ -91,6 +137,7 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
     };
     Some(Lowering {
         pure: !op.has_memory(),
+        kind: kind(Form::of(instruction), size, indexed),
         ..Lowering::of(run)
     })
 }

@@ -7,7 +7,8 @@ use crate::decode::{Lowering, size_of};
 use crate::flags::signed;
 use crate::op::{Handler, Leave, Op, attempt, next, next_after_write, reach};
 
-use super::{by_condition, by_size, condition_number, operand_size};
+use super::pair::BELOW;
+use super::{Kind, by_condition, by_size, condition_number, operand_size};
 
 /// Extends from size `F` to size `S`.
 #[inline(always)]
@@ -59,9 +60,16 @@ fn extend<const SIGNED: bool>(has_memory: bool, from: usize, to: usize) -> Handl
     }
 }
 
-fn lea<const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+/// LEA.
+#[inline(always)]
+pub(super) fn lea_only<const S: usize>(core: &mut Core, op: &Op) -> bool {
     let address = core.address(op);
     core.set::<S>(op.dst, address);
+    true
+}
+
+fn lea<const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    lea_only::<S>(core, op);
     next(core, rest)
 }
 
@@ -95,9 +103,16 @@ fn cmov_m<const CC: u8, const FAST: bool, const S: usize>(
     next(core, rest)
 }
 
-fn set_r<const CC: u8>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+/// SETcc of a register.
+#[inline(always)]
+pub(super) fn set_only<const CC: u8>(core: &mut Core, op: &Op) -> bool {
     let value = u64::from(core.flags.holds::<CC>());
     core.set::<0>(op.dst, value);
+    true
+}
+
+fn set_r<const CC: u8>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
+    set_only::<CC>(core, op);
     next(core, rest)
 }
 
@@ -150,6 +165,7 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
     let mnemonic = instruction.mnemonic();
     let mut pure = !has_memory;
     let mut takes_base = false;
+    let mut kind = None;
     let run = match mnemonic {
         Movzx | Movsx | Movsxd => {
             let from = size_of(match instruction.op1_kind() {
@@ -165,7 +181,9 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
         }
         Lea => {
             pure = true;
-            by_size!(operand_size(instruction), lea)
+            let size = operand_size(instruction);
+            kind = (size == 3).then_some(Kind::Lea8);
+            by_size!(size, lea)
         }
         Cbw => widen::<0, 1>,
         Cwde => widen::<1, 2>,
@@ -198,7 +216,10 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
                     2 => by_condition!(condition, cmov_m, true, 2),
                     _ => by_condition!(condition, cmov_m, true, 3),
                 },
-                _ if instruction.op0_kind() == OpKind::Register => by_condition!(condition, set_r),
+                _ if instruction.op0_kind() == OpKind::Register => {
+                    kind = (condition == BELOW).then_some(Kind::SetIfBelow);
+                    by_condition!(condition, set_r)
+                }
                 _ if has_memory => by_condition!(condition, set_m),
                 _ => return None,
             }
@@ -207,6 +228,7 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
     Some(Lowering {
         pure,
         takes_base,
+        kind,
         ..Lowering::of(run)
     })
 }

@@ -201,6 +201,7 @@ pub(super) fn select(instruction: &Instruction, op: &Op) -> Option<Lowering> {
             ends: false,
             pure: !has_memory,
             takes_base: !has_memory && !three,
+            ..Lowering::of(run)
         });
     }
     let run = match mnemonic {

@@ -10,13 +10,13 @@ use crate::decode::Lowering;
 use crate::flags::{CF, OF, flag, kind, mask, signed};
 use crate::op::{Handler, Leave, Op, next, next_on, reach};
 
-use super::{by_size, operand_size};
+use super::{Kind, by_size, operand_size};
 
-const SHL: usize = 0;
-const SHR: usize = 1;
+pub(super) const SHL: usize = 0;
+pub(super) const SHR: usize = 1;
 const SAR: usize = 2;
-const ROL: usize = 3;
-const ROR: usize = 4;
+pub(super) const ROL: usize = 3;
+pub(super) const ROR: usize = 4;
 const RCL: usize = 5;
 const RCR: usize = 6;
 
@@ -121,6 +121,15 @@ fn count_in_cl<const S: usize>(core: &Core) -> u32 {
     core.get::<0>(reg::RCX) as u32 & if S == 3 { 63 } else { 31 }
 }
 
+/// Of a register by a constant, where nobody looks at the flags.
+#[inline(always)]
+pub(super) fn immediate<const OP: usize, const S: usize>(core: &mut Core, op: &Op) -> bool {
+    let a = core.get::<S>(op.base);
+    let result = compute::<OP, false, S>(core, a, op.imm as u32);
+    core.set::<S>(op.dst, result);
+    true
+}
+
 fn r_imm<const OP: usize, const F: bool, const S: usize>(
     core: &mut Core,
     op: &Op,
@@ -194,6 +203,18 @@ fn keep<const S: usize>(core: &mut Core, op: &Op, rest: &[Op]) -> Leave {
     next(core, rest)
 }
 
+fn quiet_kind(mnemonic: Mnemonic, size: usize) -> Option<Kind> {
+    use Mnemonic::{Rol, Ror, Shl, Shr};
+    Some(match (mnemonic, size) {
+        (Shl, 3) => Kind::ShiftLeft8,
+        (Shr, 2) => Kind::ShiftRight4,
+        (Shr, 3) => Kind::ShiftRight8,
+        (Rol, 2) => Kind::RotateLeft4,
+        (Ror, 2) => Kind::RotateRight4,
+        _ => return None,
+    })
+}
+
 pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering> {
     use Mnemonic::*;
     let mnemonic = instruction.mnemonic();
@@ -225,5 +246,7 @@ pub(super) fn select(instruction: &Instruction, op: &mut Op) -> Option<Lowering>
         ends: false,
         pure,
         takes_base: pure,
+        quiet_kind: quiet_kind(mnemonic, size).filter(|_| pure),
+        ..Lowering::of(run)
     })
 }
