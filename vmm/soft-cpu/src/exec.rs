@@ -126,7 +126,7 @@ impl SoftCpu {
     /// to be looked at afresh.
     fn run_blocks(&mut self, near: u64, limit: u64) {
         if std::mem::take(&mut self.records) {
-            return self.record(limit);
+            return self.record(limit.min(near));
         }
         let slice = self.core.position.saturating_add(self.slice);
         let end = limit.min(slice).min(near);
@@ -246,7 +246,7 @@ impl SoftCpu {
                 break;
             }
             match self.enter() {
-                Some(found) if found == first => {
+                Some(_) if self.core.rip == first_rip => {
                     way.repeat();
                     break;
                 }

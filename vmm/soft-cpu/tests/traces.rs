@@ -5,7 +5,9 @@ mod lab;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use lab::{CODE, DATA, STUBS, assemble, assemble_at, byte, machine, put, run_to, set_gate};
+use lab::{
+    CODE, DATA, STUBS, assemble, assemble_at, byte, machine, put, run_about, run_to, set_gate,
+};
 use proptest::prelude::*;
 use soft_cpu::{Access, Exit, SoftCpu, State};
 
@@ -256,6 +258,11 @@ fn at(positions: &[u64], cpu: &mut SoftCpu) -> Vec<Seen> {
     positions
         .iter()
         .map(|position| {
+            while cpu.position() + 300 < *position {
+                let near = cpu.position() + 300;
+                run_about(cpu, near, &mut log);
+                assert!(cpu.position() <= near);
+            }
             assert_eq!(run_to(cpu, *position, &mut log), Exit::Limit);
             let mut data = vec![0; 0x1000];
             assert!(cpu.ram().read(DATA, &mut data));
@@ -267,6 +274,43 @@ fn at(positions: &[u64], cpu: &mut SoftCpu) -> Vec<Seen> {
             }
         })
         .collect()
+}
+
+/// A loop through one page of memory by many addresses: it comes back to the same code, but not to
+/// where it was.
+#[test]
+fn code_that_goes_on_in_another_mapping_of_its_page_is_no_loop() {
+    const HERE: u64 = 0x4000_0000;
+    const PAGES: u64 = 511;
+    let (directory, table) = (0xA_0000, 0xA_1000);
+    let code = assemble_at(HERE, |a| {
+        let mut here = a.create_label();
+        a.set_label(&mut here)?;
+        a.lea(rbx, qword_ptr(here))?;
+        a.add(rax, rbx)?;
+        a.inc(rcx)?;
+        a.nop()?;
+        a.jmp(HERE + 0x1000)
+    });
+    for slice in [u64::MAX, 1] {
+        let mut cpu = machine(4 << 20, &[]);
+        lab::put_word(&mut cpu, lab::PAGE_TABLES + 0x1008, directory | 7);
+        lab::put_word(&mut cpu, directory, table | 7);
+        for page in 0..PAGES {
+            lab::put_word(&mut cpu, table + page * 8, DATA | 7);
+        }
+        lab::put_word(&mut cpu, table + PAGES * 8, (DATA + 0x1000) | 7);
+        put(&mut cpu, DATA, &code);
+        put(&mut cpu, DATA + 0x1000, &[0xF4]);
+        let mut state = lab::kernel_state();
+        state.rip = HERE;
+        cpu.restore(&state, 0);
+        cpu.set_slice(slice);
+        assert_eq!(lab::run_to_halt(&mut cpu), None);
+        let general = cpu.state().general;
+        let sum: u64 = (0..PAGES).map(|page| HERE + page * 0x1000).sum();
+        assert_eq!((general[0], general[1]), (sum, PAGES));
+    }
 }
 
 fn pieces() -> impl Strategy<Value = Vec<Piece>> {

@@ -237,7 +237,7 @@ pub(crate) fn byte(cpu: &SoftCpu, at: u64) -> u8 {
 }
 
 /// What a device answers at a position.
-pub(crate) fn device(access: &Access, position: u64) -> u64 {
+fn device(access: &Access, position: u64) -> u64 {
     let target = match access.target {
         Target::Port(port) => u64::from(port),
         Target::Memory(address) => address,
@@ -247,8 +247,21 @@ pub(crate) fn device(access: &Access, position: u64) -> u64 {
 
 /// Runs to a position exactly, or to HLT if that comes first. Every access goes into the log.
 pub(crate) fn run_to(cpu: &mut SoftCpu, limit: u64, log: &mut Vec<(u64, Access)>) -> Exit {
+    drive(cpu, |cpu| cpu.run(limit), log)
+}
+
+/// Likewise, to a position or a little before it.
+pub(crate) fn run_about(cpu: &mut SoftCpu, limit: u64, log: &mut Vec<(u64, Access)>) -> Exit {
+    drive(cpu, |cpu| cpu.run_about(limit), log)
+}
+
+fn drive(
+    cpu: &mut SoftCpu,
+    mut run: impl FnMut(&mut SoftCpu) -> Exit,
+    log: &mut Vec<(u64, Access)>,
+) -> Exit {
     loop {
-        match cpu.run(limit) {
+        match run(cpu) {
             Exit::Access(access) => {
                 log.push((cpu.position(), access));
                 if access.write.is_none() {
