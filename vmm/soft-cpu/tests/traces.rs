@@ -80,6 +80,7 @@ fn step(a: &mut CodeAssembler, (kind, x, y): Step, number: usize) -> Result<(), 
             a.call(constant - 2)
         }
         22 => a.call(FUNCTION),
+        24 => a.rdtsc(),
         23 => joined(a, y / 16, to, from, y),
         _ => a.imul_3(to, from, i32::from(y) + 3),
     }
@@ -315,7 +316,7 @@ fn code_that_goes_on_in_another_mapping_of_its_page_is_no_loop() {
 
 fn pieces() -> impl Strategy<Value = Vec<Piece>> {
     // Most steps are arithmetic; what ends a trace comes now and then.
-    let kind = prop_oneof![9 => 0..16u8, 3 => Just(23u8), 1 => 16..25u8];
+    let kind = prop_oneof![9 => 0..16u8, 3 => Just(23u8), 1 => 16..26u8];
     let step = (kind, any::<u8>(), any::<u8>());
     let piece = (
         prop::collection::vec(step, 0..5),
