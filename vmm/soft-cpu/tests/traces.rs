@@ -80,8 +80,8 @@ fn step(a: &mut CodeAssembler, (kind, x, y): Step, number: usize) -> Result<(), 
             a.call(constant - 2)
         }
         22 => a.call(FUNCTION),
-        24 => a.rdtsc(),
         23 => joined(a, y / 16, to, from, y),
+        24 => a.rdtsc(),
         _ => a.imul_3(to, from, i32::from(y) + 3),
     }
 }
