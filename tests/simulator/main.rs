@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The fault plan of a seed is either survivable, and then the VM must serve at the end (LIVE-1),
-//! or anything at all, and then what happens must be safe. `checks.rs` lists the invariants.
+//! or anything at all, and then what happens must be safe. `checks` lists the invariants.
 //!
 //! ```text
 //!   cargo test -p vmm --test simulator                                        the fixed seeds
