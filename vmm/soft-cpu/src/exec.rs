@@ -128,8 +128,7 @@ impl SoftCpu {
         if std::mem::take(&mut self.records) {
             return self.record(limit.min(near));
         }
-        let slice = self.core.position.saturating_add(self.slice);
-        let end = limit.min(slice).min(near);
+        let end = limit.min(self.next_look).min(near);
         let Some(mut number) = self.enter() else {
             return;
         };
@@ -138,6 +137,7 @@ impl SoftCpu {
             let position = self.core.position;
             if position + block.instructions() > end {
                 if end < limit {
+                    self.next_look = position.saturating_add(self.slice);
                     self.records = self.cache.see(number);
                 } else if position < limit {
                     self.run_part(number, limit - position);

@@ -90,6 +90,8 @@ pub struct SoftCpu {
     interrupt_wanted: bool,
     /// Positions between two looks at the kick, and at what is hot.
     slice: u64,
+    /// The position of the next look.
+    next_look: u64,
     /// What runs next is hot: its way is to be recorded.
     records: bool,
 }
@@ -104,6 +106,7 @@ impl SoftCpu {
             kick: Arc::default(),
             interrupt_wanted: false,
             slice: SLICE,
+            next_look: 0,
             records: false,
         }
     }
@@ -112,6 +115,7 @@ impl SoftCpu {
     /// blocks that follow each other translated as one. It makes no difference to the guest.
     pub fn set_slice(&mut self, positions: u64) {
         self.slice = positions.max(BLOCK_LIMIT);
+        self.next_look = 0;
     }
 
     /// The RAM.
@@ -216,6 +220,7 @@ impl SoftCpu {
 
     /// Goes on from a state at a position. RAM is the caller's to restore.
     pub fn restore(&mut self, state: &State, position: u64) {
+        self.next_look = 0;
         self.core.restore(state, position);
         self.cache.clear(&mut self.core);
     }
