@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::core::{CodeSize, Core};
-use crate::decode::{BLOCK_LIMIT, Block, NO_BLOCK, Source, Way, translate};
+use crate::decode::{BLOCK_LIMIT, Block, HINT, NO_BLOCK, Source, Way, translate};
 use crate::fault::Fault;
 use crate::flags::TF;
 use crate::memory::ram::PAGE;
@@ -163,7 +163,7 @@ impl SoftCpu {
                     if self.core.position >= end {
                         return;
                     }
-                    match self.enter() {
+                    match self.enter_again(number) {
                         Some(found) => number = found,
                         None => return,
                     }
@@ -186,7 +186,9 @@ impl SoftCpu {
                 }
             };
             let linked = block.link(branch);
-            number = if linked == NO_BLOCK {
+            number = if linked < HINT {
+                linked
+            } else {
                 // Beyond the end nothing may be looked up: that could fault, or set a page
                 // table's accessed bit.
                 if self.core.position >= end {
@@ -196,20 +198,37 @@ impl SoftCpu {
                     Some(found) => found,
                     None => return,
                 }
-            } else {
-                linked
             };
         }
     }
 
-    /// Finds the block at RIP, and links it to the one before if that needs no translation.
+    /// Finds the block at RIP, and links it to the one before: for good if that needs no translation,
+    /// else as a hint.
     #[inline(never)]
     fn enter_and_link(&mut self, from: u32, branch: u64, start: u64) -> Option<u32> {
-        let across = self.cache.block(from).second_page.is_some();
         let generation = self.cache.generation();
-        let found = self.enter()?;
-        if !across && self.cache.generation() == generation && self.is_beside(found, start) {
-            self.cache.link(from, branch, found);
+        let linked = self.cache.block(from).link(branch);
+        let found = self.enter_by(linked)?;
+        let link = if self.is_beside(found, start) {
+            found
+        } else {
+            found | HINT
+        };
+        if link != linked && self.cache.generation() == generation {
+            self.cache.link(from, branch, link);
+        }
+        Some(found)
+    }
+
+    /// Finds the block at RIP, which an indirect branch led to, where it led to the last time.
+    #[inline(always)]
+    fn enter_again(&mut self, from: u32) -> Option<u32> {
+        let branch = self.cache.block(from).instructions();
+        let linked = self.cache.block(from).link(branch);
+        let generation = self.cache.generation();
+        let found = self.enter_by(linked)?;
+        if found | HINT != linked && self.cache.generation() == generation {
+            self.cache.link(from, branch, found | HINT);
         }
         Some(found)
     }
@@ -288,8 +307,14 @@ impl SoftCpu {
     /// The number of the block at RIP, translated if need be. `None` if an exception was raised.
     #[inline(always)]
     fn enter(&mut self) -> Option<u32> {
+        self.enter_by(NO_BLOCK)
+    }
+
+    /// As [`SoftCpu::enter`]. It is probably the block that a link leads to.
+    #[inline(always)]
+    fn enter_by(&mut self, link: u32) -> Option<u32> {
         let physical = self.fetch()?;
-        match self.cache.find(physical, self.core.code_size) {
+        match self.cache.find_again(link, physical, self.core.code_size) {
             Some(found) if self.cache.block(found).second_page.is_none() => Some(found),
             found => self.enter_slowly(physical, found),
         }

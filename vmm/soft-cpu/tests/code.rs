@@ -2,6 +2,7 @@
 
 mod lab;
 
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use lab::{CODE, DATA, assemble, assemble_at, machine, put, put_word, run_to_halt};
 use soft_cpu::Exit;
@@ -94,9 +95,78 @@ fn code_is_found_again_through_another_mapping() {
     assert_eq!(cpu.state().general[0] as u8, 9);
 }
 
+/// Where code is that goes to the next page, and at 0x800 it comes back.
+const HERE: u64 = 0x4000_0000;
+
+/// What EBX has summed up after six rounds of a `way` from [`HERE`] to the next page, which changes
+/// between two pages each time.
+fn sum_of_two_pages(
+    way: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>,
+    pages: [&[u8]; 2],
+) -> u64 {
+    let mut cpu = machine(4 << 20, &[]);
+    map_page(&mut cpu, HERE, DATA);
+    map_page(&mut cpu, HERE + 0x1000, DATA + 0x2000);
+    let entry = PAGE_TABLE + 8;
+    put(&mut cpu, DATA, &assemble_at(HERE, way));
+    let back = assemble_at(HERE + 0x800, |a| {
+        a.xor(qword_ptr(entry), 0x1000)?;
+        a.mov(rdi, HERE + 0x1000)?;
+        a.invlpg(byte_ptr(rdi))?;
+        a.dec(ecx)?;
+        a.jne(HERE)?;
+        a.hlt()
+    });
+    put(&mut cpu, DATA + 0x800, &back);
+    // mov eax, imm32 begins 2 bytes before the page's end.
+    put(&mut cpu, DATA + 0xFFE, &[0xB8, 0]);
+    put(&mut cpu, DATA + 0x2000, pages[0]);
+    put(&mut cpu, DATA + 0x3000, pages[1]);
+    let mut state = lab::kernel_state();
+    state.rip = HERE;
+    state.general[1] = 6;
+    state.general[3] = 0;
+    cpu.restore(&state, 0);
+    assert_eq!(run_to_halt(&mut cpu), None);
+    cpu.state().general[3]
+}
+
+#[test]
+fn branches_to_another_page_follow_the_page_tables() {
+    let [one, many] = [1, 0x100].map(|number| {
+        assemble_at(HERE + 0x1000, |a| {
+            a.add(ebx, number)?;
+            a.jmp(HERE + 0x800)
+        })
+    });
+    let direct = |a: &mut CodeAssembler| a.jmp(HERE + 0x1000);
+    assert_eq!(sum_of_two_pages(direct, [&one, &many]), 0x303);
+    let indirect = |a: &mut CodeAssembler| {
+        a.mov(rax, HERE + 0x1000)?;
+        a.jmp(rax)
+    };
+    assert_eq!(sum_of_two_pages(indirect, [&one, &many]), 0x303);
+}
+
+#[test]
+fn an_instruction_across_pages_follows_the_page_tables() {
+    let [one, many] = [1, 3].map(|number| {
+        let rest = assemble_at(HERE + 0x1003, |a| {
+            a.add(ebx, eax)?;
+            a.jmp(HERE + 0x800)
+        });
+        [&[number, 0, 0], rest.as_slice()].concat()
+    });
+    let way = |a: &mut CodeAssembler| a.jmp(HERE + 0xFFE);
+    assert_eq!(sum_of_two_pages(way, [&one, &many]), 0xC00);
+}
+
+/// The page table of the first pages above the first GiB.
+const PAGE_TABLE: u64 = 0xA_1000;
+
 /// Maps one page above the first GiB.
 fn map_page(cpu: &mut soft_cpu::SoftCpu, linear: u64, physical: u64) {
-    let (directory, table) = (0xA_0000, 0xA_1000);
+    let (directory, table) = (0xA_0000, PAGE_TABLE);
     put_word(
         cpu,
         lab::PAGE_TABLES + 0x1000 + (linear >> 30) * 8,

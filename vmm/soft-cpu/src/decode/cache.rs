@@ -1,8 +1,10 @@
 //! Translated blocks, found by physical address and code size.
 //!
-//! Links lead from a block to the one that follows it, but only within one page: there the
-//! translation that found the first block holds for the second, so following a link skips nothing
-//! that paging would notice. Blocks of a page are dropped together, and their links with them.
+//! Links lead from a block to the one that follows it. Within one page they are followed as they are:
+//! the translation that found the first block holds for the second, so this skips nothing that paging
+//! would notice, and blocks of a page are dropped together, their links with them. Other links, and
+//! those of indirect branches, are hints: where an address leads to is looked up, and the block that was
+//! there the last time is the first to be compared.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -17,6 +19,9 @@ use super::trace::Legs;
 
 /// A link that leads nowhere yet.
 pub(crate) const NO_BLOCK: u32 = u32::MAX;
+
+/// Marks a link to a block that holds only if the block is found there: a hint where to look first.
+pub(crate) const HINT: u32 = 1 << 31;
 
 /// Entries of the table before the map; a power of two.
 const FRONT: usize = 1 << 15;
@@ -191,6 +196,16 @@ impl Cache {
             return Some(number);
         }
         self.find_slowly(key)
+    }
+
+    /// As [`Cache::find`]. It is probably the block that a link leads to.
+    #[inline(always)]
+    pub(crate) fn find_again(&mut self, link: u32, physical: u64, size: CodeSize) -> Option<u32> {
+        let number = link & !HINT;
+        match self.blocks.get(number as usize) {
+            Some(block) if block.key == Self::key(physical, size) => Some(number),
+            _ => self.find(physical, size),
+        }
     }
 
     #[inline(never)]

@@ -10,7 +10,7 @@ mod lower;
 mod operands;
 mod trace;
 
-pub(crate) use cache::{Block, Cache, NO_BLOCK};
+pub(crate) use cache::{Block, Cache, HINT, NO_BLOCK};
 pub(crate) use lower::{DECODER_OPTIONS, Source, translate};
 pub(crate) use operands::{Lowering, number, segment_number, size_of};
 pub(crate) use trace::Way;
