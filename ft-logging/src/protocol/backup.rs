@@ -28,10 +28,14 @@ pub enum BackupState {
     Following,
     /// Frozen: the primary may be gone.
     Suspecting,
+    /// Frozen: the primary has said that it leaves.
+    Parting,
     /// The generation was claimed.
     Claiming,
     /// Won: [`Backup::into_primary`] is due.
     Won,
+    /// The VM was stopped in order: what is held of its log is replayed to the end.
+    Draining,
     /// Over: halted or finished.
     Ended,
 }
@@ -44,6 +48,7 @@ enum State {
     Following,
     Suspecting(Takeover),
     Won,
+    Draining,
     Ended,
 }
 
@@ -147,8 +152,10 @@ impl Backup {
             State::Ready => BackupState::Ready,
             State::Following => BackupState::Following,
             State::Suspecting(takeover) if takeover.claim_sent() => BackupState::Claiming,
+            State::Suspecting(takeover) if takeover.is_announced() => BackupState::Parting,
             State::Suspecting(_) => BackupState::Suspecting,
             State::Won => BackupState::Won,
+            State::Draining => BackupState::Draining,
             State::Ended => BackupState::Ended,
         }
     }
@@ -265,13 +272,9 @@ impl Backup {
             }
             (State::Following, Signal::Resumed { next }) if next == self.received.next() => {}
             (_, Signal::Heartbeat { nonce, .. }) => self.peer_nonce = nonce,
-            (State::Following, Signal::HandOver) => {
-                self.suspect(now, 0);
-                self.close_channel();
-            }
-            (State::Following, Signal::Stopped) => {
-                // The arbiter's word counts: the read will say so.
-                self.suspect(now, 0);
+            (State::Following, Signal::HandOver | Signal::Stopped) => {
+                // The arbiter's word counts: the read will say which.
+                self.state = State::Suspecting(Takeover::announced(now));
                 self.close_channel();
             }
             (_, Signal::Rejected(rejection)) => match self.state {
@@ -403,7 +406,10 @@ impl Backup {
                     self.state = State::Won;
                 }
                 Outcome::Halt(halt) => self.halt(halt),
-                Outcome::Stopped => self.finish(Finish::Stopped),
+                Outcome::Stopped => {
+                    self.close_channel();
+                    self.state = State::Draining;
+                }
                 Outcome::NotOpen if self.received == EntryIndex(0) => {
                     self.finish(Finish::NeverStarted);
                 }
@@ -552,6 +558,10 @@ impl Backup {
             }
             self.asking = true;
             self.effects.push_back(Effect::Ask(question));
+        }
+        // FAIL-10: a backup ends where its primary did, and has seen whether it agrees.
+        if matches!(self.state, State::Draining) && self.replayed == self.received {
+            self.finish(Finish::Stopped);
         }
     }
 

@@ -21,6 +21,7 @@ enum Asked {
 pub(super) struct Takeover {
     since: Now,
     patience_ns: u64,
+    announced: bool,
     read: Asked,
     claim: Asked,
     claim_sent: bool,
@@ -45,10 +46,23 @@ impl Takeover {
         Takeover {
             since: now,
             patience_ns,
+            announced: false,
             read: Asked::From(now),
             claim: Asked::From(now),
             claim_sent: false,
         }
+    }
+
+    /// The peer itself has said that it leaves: there is nothing to wait for.
+    pub(super) fn announced(now: Now) -> Self {
+        Takeover {
+            announced: true,
+            ..Takeover::new(now, 0)
+        }
+    }
+
+    pub(super) fn is_announced(&self) -> bool {
+        self.announced
     }
 
     /// The suspicion is confirmed: waiting would bring nothing.

@@ -267,6 +267,11 @@ impl Node {
             Finish::Stopped => {
                 let stopped = env.arbiter.has_stopped(self.life);
                 must!(stopped, "FAIL-10", "{:?} stops unrecorded", self.process);
+                if let Side::Backup(backup) = &self.side {
+                    let (received, _, replayed) = backup.indexes();
+                    let whole = replayed == received;
+                    must!(whole, "FAIL-10", "{:?} stops before its end", self.process);
+                }
                 env.met(Situation::Stopped);
             }
             Finish::HandedOver => env.met(Situation::HandedOver),

@@ -31,7 +31,12 @@ impl State {
         matches!(
             self,
             State::Primary(PrimaryState::Suspecting | PrimaryState::Claiming)
-                | State::Backup(BackupState::Suspecting | BackupState::Claiming | BackupState::Won)
+                | State::Backup(
+                    BackupState::Suspecting
+                        | BackupState::Parting
+                        | BackupState::Claiming
+                        | BackupState::Won
+                )
         )
     }
 

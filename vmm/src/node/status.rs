@@ -151,9 +151,14 @@ fn backup_state(state: BackupState) -> (NodeState, &'static str) {
         BackupState::Ready => (NodeState::Starting, "the machine is built"),
         BackupState::Following => (NodeState::Protected, "in step with the primary"),
         BackupState::Suspecting => (NodeState::Holding, "the primary may be gone"),
+        BackupState::Parting => (NodeState::Holding, "the primary leaves"),
         BackupState::Claiming | BackupState::Won => {
             (NodeState::Holding, "the generation is claimed")
         }
+        BackupState::Draining => (
+            NodeState::Holding,
+            "the VM was stopped: its log is replayed to the end",
+        ),
         BackupState::Ended => (NodeState::Stopped, "this node's part is over"),
     }
 }

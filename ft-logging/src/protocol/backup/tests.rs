@@ -289,6 +289,34 @@ fn what_the_arbiters_answers_mean_to_a_suspecting_backup() {
 }
 
 #[test]
+fn fail_10_a_backup_of_a_stopped_vm_replays_to_its_end_first() {
+    let mut backup = following();
+    take(&mut backup, 0, entries(1, &[mark(1, 10), mark(2, 10)]));
+    say(&mut backup, 0, Signal::Stopped);
+    assert_eq!(backup.state(), BackupState::Parting);
+    assert_eq!(questions(&effects(&mut backup, 0)), [&Question::Read]);
+    let stopped = RecordView {
+        stopped: true,
+        ..record()
+    };
+    backup.handle_answer(Now(0), Answer::Record(Some(stopped)));
+    assert_eq!(effects(&mut backup, 0), []);
+    assert_eq!(backup.state(), BackupState::Draining);
+    assert!(!backup.wants_channel());
+    let mut parted = backup.clone();
+    replay(&mut backup, 1, 1, &[1]);
+    assert_eq!(effects(&mut backup, 1), []);
+    replay(&mut backup, 2, 2, &[2]);
+    let finished = Effect::Finish(Finish::Stopped);
+    assert_eq!(effects(&mut backup, 2), [finished]);
+    // DET-5: what differs at the very end is told as well.
+    let (at, what) = (EntryIndex(2), "a bit".to_owned());
+    parted.handle_diverged(at, what.clone());
+    let halted = Effect::Halt(Halt::Diverged { at, what });
+    assert_eq!(effects(&mut parted, 2), [halted]);
+}
+
+#[test]
 fn det_5_a_diverged_backup_says_so_and_closes() {
     let mut backup = following();
     let at = EntryIndex(0);
