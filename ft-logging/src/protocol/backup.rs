@@ -1,19 +1,24 @@
 //! The node that replays: holds, acknowledges, keeps what was said, and takes over.
+//!
+//! ```text
+//!   channel ──▶ entries held ──▶ acknowledged ──▶ machine replays
+//!      │                                            │
+//!      └──▶ fate: only the arbiter makes it live ◀──┘ with everything held replayed
+//! ```
+
+mod channel;
+mod fate;
 
 use std::collections::VecDeque;
 
-use super::primary::Winner;
 use super::tail::Tail;
-use super::takeover::{Outcome, Takeover};
+use super::takeover::Takeover;
 use super::watch::Watch;
-use super::{Answer, Effect, Finish, Halt, Limits, Now, Primary, Probe, Timing};
+use super::{Effect, Halt, Limits, Now, Timing};
 use crate::entry::{Digest, Output};
 use crate::initial::{Configuration, InitialState};
-use crate::message::{Batch, Hello, Message, PROTOCOL_VERSION, Resume, Signal};
+use crate::message::Signal;
 use crate::types::{EntryIndex, Generation, Incarnation, OutputSeq, Position, Token};
-
-/// How long a report of what was replayed may wait for company, in nanoseconds.
-const REPLAY_REPORT_NS: u64 = 5_000_000;
 
 /// Where a backup stands, for people and for the simulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,132 +189,6 @@ impl Backup {
         self.tail.fill()
     }
 
-    /// Whether the node should dial the primary while there is no channel.
-    #[must_use]
-    pub fn wants_channel(&self) -> bool {
-        match &self.state {
-            State::Joining | State::Following => true,
-            // FAIL-8: until the claim is sent the pair may resume; once it is sent, never.
-            State::Suspecting(takeover) => self.is_member() && !takeover.claim_sent(),
-            _ => false,
-        }
-    }
-
-    /// A channel to the primary is open.
-    pub fn handle_channel_opened(&mut self, now: Now) {
-        self.observe(now);
-        if !self.wants_channel() {
-            return self.effects.push_back(Effect::CloseChannel);
-        }
-        self.linked = true;
-        self.watch.heard();
-        // An acknowledgement may have got lost with the last channel.
-        self.acknowledged = (EntryIndex(0), EntryIndex(0));
-        let resume = match (&self.state, &self.initial) {
-            (State::Joining, _) | (_, None) => None,
-            (_, Some(initial)) => Some(Resume {
-                life: initial.life,
-                received: self.received,
-            }),
-        };
-        self.send(Signal::Hello(Box::new(Hello {
-            protocol: PROTOCOL_VERSION,
-            incarnation: self.me,
-            node: self.node.clone(),
-            probe: self.probe.clone(),
-            configuration: self.configuration.clone(),
-            resume,
-        })));
-    }
-
-    /// The channel is gone.
-    pub fn handle_channel_closed(&mut self, now: Now) {
-        self.observe(now);
-        if std::mem::take(&mut self.linked) {
-            self.unlinked(now);
-        }
-        self.advance(now);
-    }
-
-    /// A message came on the channel.
-    pub fn handle_message(&mut self, now: Now, token: Token, message: Message) {
-        self.observe(now);
-        if !self.linked {
-            return;
-        }
-        if token < self.token {
-            return self.drop_channel(now); // FAIL-6
-        }
-        self.watch.heard();
-        match message {
-            Message::Entries(batch) => self.handle_entries(now, batch),
-            Message::Signal(signal) => self.handle_signal(now, signal),
-        }
-        self.advance(now);
-    }
-
-    fn handle_signal(&mut self, now: Now, signal: Signal) {
-        match (&self.state, signal) {
-            (State::Joining, Signal::Welcome(welcome)) => {
-                if let Some(difference) = self
-                    .configuration
-                    .difference(&welcome.initial.configuration)
-                {
-                    let rejection = crate::message::Rejection::Configuration(difference);
-                    return self.halt(Halt::Rejected(rejection));
-                }
-                self.primary = Some(welcome.incarnation);
-                self.initial = Some(welcome.initial.clone());
-                self.state = State::Building;
-                self.effects
-                    .push_back(Effect::Build(Box::new(welcome.initial)));
-            }
-            (State::Ready | State::Following | State::Suspecting(_), Signal::Opened { token })
-                if token == self.token && !self.claim_sent() =>
-            {
-                // ONE-2 lets a member claim; and a suspicion is over (FAIL-8).
-                self.state = State::Following;
-            }
-            (State::Following, Signal::Resumed { next }) if next == self.received.next() => {}
-            (_, Signal::Heartbeat { nonce, .. }) => self.peer_nonce = nonce,
-            (State::Following, Signal::HandOver | Signal::Stopped) => {
-                // The arbiter's word counts: the read will say which.
-                self.state = State::Suspecting(Takeover::announced(now));
-                self.close_channel();
-            }
-            (_, Signal::Rejected(rejection)) => match self.state {
-                State::Joining | State::Building | State::Ready => {
-                    self.halt(Halt::Rejected(rejection));
-                }
-                _ => self.drop_channel(now),
-            },
-            (_, signal) => self.halt(Halt::Broken(format!("{signal:?} out of order"))),
-        }
-    }
-
-    fn handle_entries(&mut self, now: Now, batch: Batch) {
-        if !matches!(self.state, State::Following) {
-            // FAIL-8: frozen, it takes nothing more.
-            return self.drop_channel(now);
-        }
-        for entry in batch.iter() {
-            if entry.index != self.received.next() || entry.position < self.position {
-                let what = format!(
-                    "LOG-1: entry {} at position {} after entry {} at position {}",
-                    entry.index, entry.position, self.received, self.position
-                );
-                return self.halt(Halt::Broken(what));
-            }
-            self.received = entry.index;
-            self.position = entry.position;
-            if let Err(what) = self.tail.received(entry) {
-                return self.halt(Halt::Broken(what));
-            }
-        }
-        self.effects.push_back(Effect::Append(batch.clone()));
-        self.effects.push_back(Effect::Replay(batch));
-    }
-
     /// The machine is built, in the state that `digest` names.
     pub fn handle_built(&mut self, now: Now, digest: Digest) {
         self.observe(now);
@@ -356,69 +235,6 @@ impl Backup {
         self.halt(Halt::Machine(why));
     }
 
-    /// A person has decided that the VM goes on here, whatever was lost; see
-    /// [`Primary::recover`]. The machine goes on from what it has replayed, and
-    /// [`Backup::into_primary`] is due.
-    ///
-    /// # Panics
-    ///
-    /// If this node is not halted, never had a machine, or the token is none of a later generation.
-    pub fn recover(&mut self, token: Token) {
-        assert!(
-            matches!(self.state, State::Ended),
-            "only a halted node is recovered"
-        );
-        assert!(self.initial.is_some(), "a machine that was never built");
-        assert!(
-            token.won && token > self.token,
-            "FAIL-6: {token} after {}",
-            self.token
-        );
-        self.token = token;
-        self.received = self.replayed;
-        self.state = State::Won;
-    }
-
-    /// The primary's port was probed.
-    pub fn handle_probe(&mut self, now: Now, probe: Probe) {
-        self.observe(now);
-        self.probing = false;
-        if let State::Suspecting(takeover) = &mut self.state
-            && !self.linked
-        {
-            takeover.probed(probe);
-        }
-        self.advance(now);
-    }
-
-    /// The arbiter has answered.
-    pub fn handle_answer(&mut self, now: Now, answer: Answer) {
-        self.observe(now);
-        assert!(self.asking, "an answer without a question");
-        self.asking = false;
-        if let State::Suspecting(takeover) = &mut self.state {
-            let generation = self.token.generation;
-            match takeover.answered(now, &self.timing, self.me, generation, &answer) {
-                Outcome::Wait => {}
-                Outcome::Won => {
-                    self.close_channel();
-                    self.token.won = true;
-                    self.state = State::Won;
-                }
-                Outcome::Halt(halt) => self.halt(halt),
-                Outcome::Stopped => {
-                    self.close_channel();
-                    self.state = State::Draining;
-                }
-                Outcome::NotOpen if self.received == EntryIndex(0) => {
-                    self.finish(Finish::NeverStarted);
-                }
-                Outcome::NotOpen => self.halt(Halt::Deleted),
-            }
-        }
-        self.advance(now);
-    }
-
     /// Time has passed; see [`Primary::handle_tick`].
     pub fn handle_tick(&mut self, now: Now, vcpu_alive: bool) {
         self.observe(now);
@@ -445,141 +261,11 @@ impl Backup {
         self.advance(now);
     }
 
-    /// Turns the winner into the VM: it goes on alone from the last entry it holds (FAIL-7), and
-    /// sends what it kept before anything new (OUT-4).
-    ///
-    /// # Panics
-    ///
-    /// If the generation is not won (FAIL-2).
-    #[must_use]
-    pub fn into_primary(mut self, now: Now) -> Primary {
-        assert!(
-            matches!(self.state, State::Won),
-            "FAIL-2: live without the arbiter's grant"
-        );
-        assert_eq!(
-            self.replayed, self.received,
-            "FAIL-7: live before the tail is replayed"
-        );
-        Primary::from_winner(Winner {
-            now,
-            me: self.me,
-            node: self.node,
-            initial: self.initial.expect("a winner was welcomed"),
-            timing: self.timing,
-            limits: self.limits,
-            token: self.token,
-            last: self.received,
-            position: self.position,
-            kept: self.tail.take(),
-        })
-    }
-
     // ---- inside --------------------------------------------------------------------------------
 
     fn observe(&mut self, now: Now) {
         // A backup says nothing on its own account: its pauses need no further care (FAIL-9).
         let _ = self.watch.was_away(now);
-    }
-
-    fn is_member(&self) -> bool {
-        self.initial.is_some()
-    }
-
-    fn claim_sent(&self) -> bool {
-        matches!(&self.state, State::Suspecting(takeover) if takeover.claim_sent())
-    }
-
-    fn send(&mut self, signal: Signal) {
-        if self.linked {
-            self.effects.push_back(Effect::Send(signal.into()));
-        }
-    }
-
-    fn close_channel(&mut self) {
-        if std::mem::take(&mut self.linked) {
-            self.effects.push_back(Effect::CloseChannel);
-        }
-    }
-
-    fn drop_channel(&mut self, now: Now) {
-        self.close_channel();
-        self.unlinked(now);
-    }
-
-    fn unlinked(&mut self, now: Now) {
-        match self.state {
-            // Its answer may have got lost with the channel: only the arbiter knows now (ONE-2).
-            State::Following | State::Ready => {
-                self.suspect(now, self.timing.detect_ns);
-                self.probe();
-            }
-            // A process that is being killed may accept once more; what a probe said meanwhile was
-            // not heard.
-            State::Suspecting(_) if !self.probing => self.probe(),
-            _ => {}
-        }
-    }
-
-    fn probe(&mut self) {
-        self.probing = true;
-        self.effects.push_back(Effect::Probe);
-    }
-
-    fn suspect(&mut self, now: Now, patience_ns: u64) {
-        self.state = State::Suspecting(Takeover::new(now, patience_ns));
-    }
-
-    fn halt(&mut self, halt: Halt) {
-        self.end(Effect::Halt(halt));
-    }
-
-    fn finish(&mut self, finish: Finish) {
-        self.end(Effect::Finish(finish));
-    }
-
-    fn end(&mut self, effect: Effect) {
-        if !matches!(self.state, State::Ended) {
-            self.effects.push_back(effect);
-            self.close_channel();
-            self.state = State::Ended;
-        }
-    }
-
-    fn advance(&mut self, now: Now) {
-        // A node whose own thread hangs must not win what it cannot carry on.
-        let ready = self.replayed == self.received && self.vcpu_alive;
-        if let State::Suspecting(takeover) = &mut self.state
-            && !self.asking
-            && let Some(question) = takeover.question(now, ready)
-        {
-            if takeover.claim_sent() {
-                self.close_channel();
-            }
-            self.asking = true;
-            self.effects.push_back(Effect::Ask(question));
-        }
-        // FAIL-10: a backup ends where its primary did, and has seen whether it agrees.
-        if matches!(self.state, State::Draining) && self.replayed == self.received {
-            self.finish(Finish::Stopped);
-        }
-    }
-
-    /// LOG-2: everything up to here is held; OUT-3: as far as what it makes us keep is bounded.
-    fn acknowledge(&mut self, now: Now) {
-        if !self.linked || !matches!(self.state, State::Following) {
-            return;
-        }
-        let received = self.tail.acknowledgeable();
-        let replayed = self.replayed.min(received);
-        let due = received != self.acknowledged.0
-            || (replayed != self.acknowledged.1
-                && (replayed == received || now.since(self.acknowledged_at) >= REPLAY_REPORT_NS));
-        if due {
-            self.acknowledged = (received, replayed);
-            self.acknowledged_at = now;
-            self.send(Signal::Ack { received, replayed });
-        }
     }
 }
 
