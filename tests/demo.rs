@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use harness::{Process, no_image, no_kvm};
+use harness::{DETECT_MS, Process, no_image, no_kvm};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,7 +22,8 @@ use serde_json::Value;
 /// A demo in a directory for its files, which it takes away again.
 fn start(dir: &Path, args: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ftvm"));
-    command.args(["demo", "--json"]).args(args);
+    command.args(["demo", "--json", "--detect", DETECT_MS]);
+    command.args(args);
     let files = dir.join("files");
     fs::create_dir(&files).expect("a directory");
     command.env("TMPDIR", &files);

@@ -54,8 +54,7 @@ fn live_1_the_primary_is_killed_under_heavy_writes_of_64_clients() {
 /// Each VM has the name and the gateway of the one before.
 #[test]
 fn live_1_ten_failovers_in_a_row() {
-    let mut world = World::new(1);
-    world.detect_ms = 200;
+    let world = World::new(1);
     for round in 0..10 {
         let names = [format!("node-{round}a"), format!("node-{round}b")];
         let (mut primary, mut backup) = world.pair_of(&names[0], &names[1]);

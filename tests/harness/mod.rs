@@ -34,6 +34,10 @@ pub(crate) use process::{Process, first_to};
 pub(crate) use resp::Client;
 pub(crate) use world::{World, protected};
 
+/// What nodes are told with `--detect`: a node that only gets no turn on a loaded machine must not
+/// pass for one that a test has stopped. One that dies is noticed at once.
+pub(crate) const DETECT_MS: &str = "2000";
+
 /// How long anything may take on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 

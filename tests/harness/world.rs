@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use nix::sys::signal::Signal;
 
+use super::DETECT_MS;
 use super::cable::Cable;
 use super::lab::{Lab, within};
 use super::oracle::{Overlap, Wire, check_one_history};
@@ -21,7 +22,6 @@ pub(crate) struct World {
     /// Where all processes run, if not here.
     namespace: Option<String>,
     network: Network,
-    pub(crate) detect_ms: u64,
 }
 
 /// What the nodes plug the guest into.
@@ -91,7 +91,6 @@ impl World {
             servers: vec![],
             namespace,
             network: Network::Taps,
-            detect_ms: 500,
         };
         let mut joiners: Vec<Process> = (2..=servers)
             .map(|id| world.serve(id, "127.0.0.1:0", &["--join"]))
@@ -186,7 +185,7 @@ impl World {
             "--log",
             log.to_str().expect("UTF-8"),
             "--detect",
-            &self.detect_ms.to_string(),
+            DETECT_MS,
             "--node",
             name,
         ])
